@@ -1,0 +1,214 @@
+"""What a classifier computed for a batch of images: features, logits, and what belongs to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from neroli.errors import InvalidInput
+from neroli.head import LinearHead
+
+BATCH_SIZE = 1024
+"""Rows of stored activations handled at a time, when fitting and scoring."""
+
+Quantity = str | Callable[["Activations"], Tensor]
+"""What a statistic is of: ``"features"``, ``"logits"``, or a picklable function of a batch."""
+
+
+@dataclass(frozen=True, eq=False)
+class Activations:
+    """Features and logits of N images, with labels and ids where they are known.
+
+    Args:
+        features: ``[N, D]``, the input of the linear head; floating point, never downcast.
+        logits: ``[N, C]``, in the features' dtype.
+        labels: ``[N]`` int64 true classes in 0..C-1.
+        ids: N strings that name the images.
+        taps: pooled outputs of other layers, each with N rows.
+        extras: what else a detector required, each with N rows.
+
+    Raises:
+        InvalidInput: if shapes, dtypes or label values do not fit together.
+    """
+
+    features: Tensor
+    logits: Tensor
+    labels: Tensor | None = None
+    ids: Sequence[str] | None = None
+    taps: Mapping[str, Tensor] = field(default_factory=dict)
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("features", "logits"):
+            value = torch.as_tensor(getattr(self, name))
+            if value.ndim != 2 or not value.is_floating_point():
+                raise InvalidInput(
+                    f"{name} must be a floating-point tensor of two dimensions, "
+                    f"got {value.dtype} of shape {list(value.shape)}."
+                )
+            object.__setattr__(self, name, value)
+        if self.labels is not None:
+            object.__setattr__(self, "labels", self._checked_labels(self.labels))
+        if self.ids is not None:
+            object.__setattr__(self, "ids", tuple(str(i) for i in self.ids))
+        rows = {"logits": self.logits, "labels": self.labels, "ids": self.ids}
+        for name, value in {**rows, **self.taps, **self.extras}.items():
+            if value is not None and len(value) != len(self.features):
+                raise InvalidInput(
+                    f"{name} has {len(value)} rows where features has {len(self.features)}."
+                )
+
+    @classmethod
+    def from_features(
+        cls,
+        features: Tensor | np.ndarray[Any, Any],
+        head: LinearHead,
+        labels: Tensor | np.ndarray[Any, Any] | None = None,
+        ids: Sequence[str] | None = None,
+    ) -> Activations:
+        """Activations of features ``[N, D]`` known already; the head adds the logits.
+
+        Raises:
+            InvalidInput: if the features are not ``[N, D]`` with the head's D, or as above.
+        """
+        features = torch.as_tensor(features)
+        if (
+            features.ndim != 2
+            or not features.is_floating_point()
+            or features.shape[1] != head.num_features
+        ):
+            raise InvalidInput(
+                f"features must be a floating-point tensor [N, {head.num_features}] for this head, "
+                f"got {features.dtype} of shape {list(features.shape)}."
+            )
+        labels = None if labels is None else torch.as_tensor(labels)
+        return cls(features, head(features), labels, ids)
+
+    def _checked_labels(self, labels: Tensor) -> Tensor:
+        labels = torch.as_tensor(labels)
+        if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
+            raise InvalidInput(
+                "labels must be a tensor [N] of integer class indices, "
+                f"got {labels.dtype} of shape {list(labels.shape)}."
+            )
+        labels = labels.to(torch.int64)
+        outside = labels[(labels < 0) | (labels >= self.num_classes)]
+        if len(outside):
+            raise InvalidInput(
+                f"Label {int(outside[0])} is not a class of this model: labels must lie in "
+                f"0..{self.num_classes - 1}."
+            )
+        return labels
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    @property
+    def num_features(self) -> int:
+        return self.features.shape[1]
+
+    @property
+    def num_classes(self) -> int:
+        return self.logits.shape[1]
+
+    @property
+    def has_labels(self) -> bool:
+        return self.labels is not None
+
+    @cached_property
+    def predictions(self) -> Tensor:
+        """Predicted classes, ``[N]`` int64."""
+        return self.logits.argmax(dim=1)
+
+    @cached_property
+    def _quantities(self) -> dict[Quantity, Tensor]:
+        return {}
+
+    def quantity(self, of: Quantity) -> Tensor:
+        """A quantity of every image in float64, ``[N]`` or ``[N, K]``, computed once a batch."""
+        if of not in self._quantities:
+            value = getattr(self, of) if isinstance(of, str) else of(self)
+            self._quantities[of] = value.to(torch.float64)
+        return self._quantities[of]
+
+    @cached_property
+    def _is_finite(self) -> bool:
+        return bool(torch.isfinite(self.features).all() and torch.isfinite(self.logits).all())
+
+    def check_finite(self) -> None:
+        """Raise InvalidInput, naming the first image whose features or logits are not finite."""
+        if self._is_finite:
+            return
+        finite = torch.isfinite(self.features).all(1) & torch.isfinite(self.logits).all(1)
+        row = int((~finite).nonzero()[0])
+        name = f"row {row}" if self.ids is None else f"image {self.ids[row]!r}"
+        raise InvalidInput(
+            f"The features or logits of {name} hold NaN or infinity; look at that image's values "
+            "and at the model's weights, or leave the image out."
+        )
+
+    def __getitem__(self, rows: slice) -> Activations:
+        """The activations of a slice of the images, sharing memory."""
+        return replace(
+            self,
+            features=self.features[rows],
+            logits=self.logits[rows],
+            labels=None if self.labels is None else self.labels[rows],
+            ids=None if self.ids is None else self.ids[rows],
+            taps={name: value[rows] for name, value in self.taps.items()},
+            extras={name: value[rows] for name, value in self.extras.items()},
+        )
+
+    def batches(self, batch_size: int = BATCH_SIZE) -> Iterator[Activations]:
+        """The same images in order, ``batch_size`` at a time."""
+        for start in range(0, len(self), batch_size):
+            yield self[start : start + batch_size]
+
+    def to(self, device: torch.device | str) -> Activations:
+        """The same activations on another device."""
+        moved = {
+            f.name: value.to(device)
+            for f in fields(self)
+            if isinstance(value := getattr(self, f.name), Tensor)
+        }
+        for name in ("taps", "extras"):
+            moved[name] = {key: v.to(device) for key, v in getattr(self, name).items()}
+        return replace(self, **moved)
+
+    @staticmethod
+    def concatenate(parts: Sequence[Activations]) -> Activations:
+        """One batch of several, in order; labels and ids are kept where every part has them."""
+        first = parts[0]
+        ids = [part.ids for part in parts]
+        labels = [part.labels for part in parts]
+        return Activations(
+            torch.cat([p.features for p in parts]),
+            torch.cat([p.logits for p in parts]),
+            None if any(v is None for v in labels) else torch.cat([v for v in labels if v is not None]),
+            None if any(v is None for v in ids) else [i for v in ids if v is not None for i in v],
+            {name: torch.cat([p.taps[name] for p in parts]) for name in first.taps},
+            {name: torch.cat([p.extras[name] for p in parts]) for name in first.extras},
+        )
+
+
+class ActivationSource(Protocol):
+    """Anything detectors can be fitted on: it yields the same batches every time it is asked."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def num_features(self) -> int: ...
+
+    @property
+    def num_classes(self) -> int: ...
+
+    @property
+    def has_labels(self) -> bool: ...
+
+    def batches(self, batch_size: int = ...) -> Iterator[Activations]: ...

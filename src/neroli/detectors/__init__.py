@@ -1,0 +1,54 @@
+"""The detectors: one file each, all with the contract in ``base``."""
+
+import difflib
+from typing import Any
+
+from neroli.detectors.base import Detector, Learning, learned
+from neroli.detectors.energy import Energy
+from neroli.detectors.entropy import Entropy
+from neroli.detectors.line import LINe
+from neroli.detectors.max_logit import MaxLogit
+from neroli.detectors.msp import MSP
+from neroli.detectors.nero import NERO
+from neroli.errors import InvalidInput
+
+__all__ = [
+    "MSP",
+    "NERO",
+    "Detector",
+    "Energy",
+    "Entropy",
+    "LINe",
+    "Learning",
+    "MaxLogit",
+    "create",
+    "learned",
+    "names",
+]
+
+_DETECTORS: dict[str, type[Detector]] = {
+    detector.name: detector for detector in (NERO, LINe, MSP, MaxLogit, Energy, Entropy)
+}
+
+
+def names() -> list[str]:
+    """The names ``create`` knows."""
+    return list(_DETECTORS)
+
+
+def create(name: str, **hyperparameters: Any) -> Detector:
+    """A detector by name, as the command line and saved guards call it.
+
+    Raises:
+        InvalidInput: if the name or a hyper-parameter is unknown, or a value out of range.
+    """
+    if name not in _DETECTORS:
+        near = difflib.get_close_matches(name, _DETECTORS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(_DETECTORS)}."
+        raise InvalidInput(f"There is no detector {name!r}: {hint}")
+    known = _DETECTORS[name]().hyperparameters()
+    unknown = sorted(hyperparameters.keys() - known.keys())
+    if unknown:
+        has = ", ".join(known) or "none"
+        raise InvalidInput(f"{name} has no hyper-parameter {unknown[0]!r}; it has: {has}.")
+    return _DETECTORS[name](**hyperparameters)

@@ -1,0 +1,151 @@
+"""The contract of every detector: hyper-parameters in, statistics asked for, scores out."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Generator
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from neroli.activations import Activations, ActivationSource
+from neroli.errors import ArtefactError, InvalidInput, NotFitted
+from neroli.fitting import fit
+from neroli.head import LinearHead
+from neroli.statistics import Statistic
+
+Learning = Generator[Statistic[Any] | tuple[Statistic[Any], ...], Any, None]
+"""Every yield asks for one pass over the training activations and receives its results."""
+
+
+def learned() -> Any:
+    """A dataclass field that fitting fills with a tensor; the others are hyper-parameters."""
+    return field(init=False, repr=False, compare=False, metadata={"learned": True})
+
+
+@dataclass(eq=False)
+class Detector(ABC):
+    """Tells how far an image lies outside the training distribution.
+
+    A subclass is a dataclass: its fields are the paper's hyper-parameters and, marked ``learned()``,
+    the tensors it learns. It implements ``compute`` and, unless it learns nothing, ``learn``.
+    """
+
+    name: ClassVar[str]
+    """What the command line and saved guards call it."""
+
+    head: LinearHead | None = field(default=None, init=False, repr=False, compare=False)
+
+    def learn(self, head: LinearHead) -> Learning:
+        """Ask for statistics of the training activations and keep what is learned from them."""
+        return
+        yield
+
+    @abstractmethod
+    def compute(self, batch: Activations) -> Tensor:
+        """Scores ``[N]`` of a batch, in its dtype; what was learned is in that dtype too."""
+
+    def score(self, batch: Activations) -> Tensor:
+        """How far every image lies out of distribution: higher is farther.
+
+        Args:
+            batch: activations of N images, from the classifier the detector was fitted on.
+
+        Returns:
+            ``[N]`` scores in the features' dtype and on their device.
+
+        Raises:
+            NotFitted: if the detector learns from training images and has not yet.
+            InvalidInput: if the batch is of another model, or holds NaN or infinity.
+        """
+        missing = [f.name for f in self._learned_fields() if not hasattr(self, f.name)]
+        if missing:
+            raise NotFitted(
+                f"{type(self).__name__} is not fitted: call fit([detector], training, head) first."
+            )
+        expected = None if self.head is None else (self.head.num_features, self.head.num_classes)
+        if expected is not None and expected != (batch.num_features, batch.num_classes):
+            raise InvalidInput(
+                f"This {type(self).__name__} was fitted on {expected[0]} features and {expected[1]} "
+                f"classes, the batch has {batch.num_features} and {batch.num_classes}: it is of "
+                "another model."
+            )
+        batch.check_finite()
+        with torch.no_grad():
+            return self._placed(batch.features).compute(batch)
+
+    def fit(self, activations: ActivationSource, head: LinearHead) -> Self:
+        """Fit this detector alone; ``neroli.fit`` fits several in the same passes."""
+        fit([self], activations, head)
+        return self
+
+    @classmethod
+    def _learned_fields(cls) -> list[Any]:
+        return [f for f in fields(cls) if f.metadata.get("learned")]
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """The hyper-parameters by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything learned, as a flat dict of named tensors on the CPU.
+
+        Raises:
+            NotFitted: if there is nothing to save yet.
+        """
+        if self.head is None:
+            raise NotFitted(f"{type(self).__name__} is not fitted: there is no state to save.")
+        state = {f.name: getattr(self, f.name) for f in self._learned_fields()}
+        state |= {"head.weight": self.head.weight, "head.bias": self.head.bias}
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+
+    def load_state(self, state: dict[str, Tensor]) -> Self:
+        """Take over what ``state()`` gave; replaces what was learned before.
+
+        Raises:
+            ArtefactError: if a tensor is missing or there is one too many.
+        """
+        names = {f.name for f in self._learned_fields()}
+        expected = names | {"head.weight", "head.bias"}
+        if expected != state.keys():
+            missing, unknown = expected - state.keys(), state.keys() - expected
+            raise ArtefactError(
+                f"The saved state is not one of {type(self).__name__}: missing "
+                f"{sorted(missing) or 'nothing'}, unknown {sorted(unknown) or 'nothing'}."
+            )
+        self.forget()
+        self.head = LinearHead(state["head.weight"], state["head.bias"])
+        for name in names:
+            setattr(self, name, state[name])
+        return self
+
+    def forget(self) -> None:
+        """Drop everything learned."""
+        for name in ["head", "_placed_copy", *(f.name for f in self._learned_fields())]:
+            self.__dict__.pop(name, None)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self.__dict__.pop("_placed_copy", None)
+        super().__setattr__(name, value)
+
+    def _placed(self, like: Tensor) -> Self:
+        """This detector with what it learned in the tensor's dtype and on its device, cached."""
+        cached: tuple[tuple[torch.dtype, torch.device], Self] | None
+        cached = self.__dict__.get("_placed_copy")
+        key = (like.dtype, like.device)
+        if cached is None or cached[0] != key:
+            placed = copy.copy(self)
+            if self.head is not None:
+                placed.head = self.head.like(like)
+            for f in self._learned_fields():
+                value: Tensor = getattr(self, f.name)
+                dtype = like.dtype if value.is_floating_point() else value.dtype
+                setattr(placed, f.name, value.to(like.device, dtype))
+            self.__dict__["_placed_copy"] = cached = (key, placed)
+        return cached[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "_placed_copy"}

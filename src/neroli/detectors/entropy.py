@@ -1,0 +1,26 @@
+"""Entropy of the predicted probabilities."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from neroli.activations import Activations
+from neroli.detectors.base import Detector
+
+
+@dataclass(eq=False)
+class Entropy(Detector):
+    """Entropy of ``p = softmax(z)`` in nats: ``-sum_k p_k log p_k``, in 0..log C.
+
+    Source: the usual definition; a baseline in NERO's comparison (arXiv 2506.15404), which clips
+    p at 1e-6 where this takes ``0 log 0`` as 0.
+    """
+
+    name: ClassVar[str] = "entropy"
+
+    def compute(self, batch: Activations) -> Tensor:
+        return torch.special.entr(batch.logits.softmax(dim=1)).sum(dim=1)

@@ -1,0 +1,26 @@
+"""Maximum softmax probability."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from neroli.activations import Activations
+from neroli.detectors.base import Detector
+
+
+@dataclass(eq=False)
+class MSP(Detector):
+    """Maximum softmax probability: ``-max softmax(z)``, in -1..-1/C.
+
+    In float32 the probability of the most confident images rounds to one, so these tie.
+
+    Source: Hendrycks and Gimpel, ICLR 2017, arXiv 1610.02136.
+    """
+
+    name: ClassVar[str] = "msp"
+
+    def compute(self, batch: Activations) -> Tensor:
+        return -batch.logits.softmax(dim=1).amax(dim=1)

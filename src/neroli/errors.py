@@ -1,0 +1,53 @@
+"""The exceptions and warnings users meet: each message says what was wrong and what to do."""
+
+
+class NeroliError(Exception):
+    """Base class of every error neroli raises on purpose."""
+
+
+class HeadNotFound(NeroliError):
+    """No module of the network is a linear layer that yields the logits."""
+
+
+class ModelError(NeroliError):
+    """A model or its weights cannot be loaded or used."""
+
+
+class InvalidInput(NeroliError, ValueError):
+    """An argument, tensor or image has the wrong shape, type or content."""
+
+
+class UnreadableImage(InvalidInput):
+    """A file or array cannot be turned into an image; batch runs record it and go on."""
+
+
+class LabelsRequired(NeroliError):
+    """A detector that learns from labels was given training images without any."""
+
+
+class NotFitted(NeroliError):
+    """A detector or guard was asked for scores before it was fitted."""
+
+
+class NotEnoughImages(NeroliError):
+    """There are too few images for what was asked: none, an empty class, or no guarantee."""
+
+
+class NotCalibrated(NeroliError):
+    """A guard was asked for verdicts before it was calibrated."""
+
+
+class CalibrationOverlap(NeroliError):
+    """Calibration images were also training images, so no false-alarm rate could be promised."""
+
+
+class ClassMapError(NeroliError):
+    """Image folders cannot be matched to the model's classes."""
+
+
+class ArtefactError(NeroliError):
+    """A saved guard or activation store is missing, damaged, too new, or of another model."""
+
+
+class NeroliWarning(UserWarning):
+    """Something the user should know that does not stop the work."""

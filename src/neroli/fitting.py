@@ -1,0 +1,108 @@
+"""Fitting: the passes of many detectors over the training activations, run together."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from neroli.activations import ActivationSource
+from neroli.errors import InvalidInput, LabelsRequired, NotEnoughImages
+from neroli.head import LinearHead
+from neroli.statistics import Statistic
+
+if TYPE_CHECKING:
+    from neroli.detectors.base import Detector
+
+    DetectorT = TypeVar("DetectorT", bound=Detector)
+
+
+def fit(
+    detectors: Sequence[DetectorT], activations: ActivationSource, head: LinearHead
+) -> list[DetectorT]:
+    """Fit detectors in place, all in the same few passes over the training activations.
+
+    What several detectors ask for is gathered once. Memory does not grow with the number of images
+    when ``activations`` is a store. If anything fails, every detector is left as it was.
+
+    Args:
+        detectors: any number of detectors; fitting again replaces what was learned.
+        activations: in-distribution training images: Activations or an ActivationStore.
+        head: the classifier's linear head.
+
+    Returns:
+        the same detectors, in order.
+
+    Raises:
+        LabelsRequired: if a detector learns from true labels and there are none.
+        NotEnoughImages: if there is no image, or a class without any.
+        InvalidInput: if features are NaN or infinite, or do not fit the head.
+    """
+    if activations.num_features != head.num_features or activations.num_classes != head.num_classes:
+        raise InvalidInput(
+            f"The activations have {activations.num_features} features and "
+            f"{activations.num_classes} classes, the head {head.num_features} and "
+            f"{head.num_classes}: they are of different models."
+        )
+    learners = [_Learner(detector, head) for detector in detectors]
+    while waiting := [learner for learner in learners if learner.requests]:
+        for learner in waiting:
+            if not activations.has_labels and any(s.needs_labels for s in learner.requests):
+                raise LabelsRequired(
+                    f"{type(learner.fitted).__name__} learns from the true class of every training "
+                    "image and these have no labels: give them, or create the detector with "
+                    'labels="predicted".'
+                )
+        distinct: list[Statistic[Any]] = []
+        for statistic in (s for learner in waiting for s in learner.requests):
+            if statistic not in distinct:
+                distinct.append(statistic)
+        results = gather(distinct, activations)
+        for learner in waiting:
+            learner.advance([results[distinct.index(s)] for s in learner.requests])
+    for detector, learner in zip(detectors, learners, strict=True):
+        detector.__dict__.clear()
+        detector.__dict__.update(learner.fitted.__dict__)
+    return list(detectors)
+
+
+def gather(statistics: Sequence[Statistic[Any]], activations: ActivationSource) -> list[Any]:
+    """The results of several statistics, from one pass over the activations.
+
+    Raises:
+        NotEnoughImages: if there is no image, or too few for one of the statistics.
+        InvalidInput: if features or logits are NaN or infinite.
+    """
+    if len(activations) == 0:
+        raise NotEnoughImages("There are no images to learn from: give at least one readable one.")
+    for batch in activations.batches():
+        batch.check_finite()
+        for statistic in statistics:
+            statistic.update(batch)
+    return [statistic.finalize() for statistic in statistics]
+
+
+class _Learner:
+    """A copy of a detector that is learning, and the statistics it is waiting for."""
+
+    def __init__(self, detector: Detector, head: LinearHead) -> None:
+        self.fitted = copy.copy(detector)
+        self.fitted.forget()
+        self.fitted.head = head
+        self._steps = self.fitted.learn(head)
+        self._single = False
+        self.requests: tuple[Statistic[Any], ...] = ()
+        self._receive(None)
+
+    def advance(self, results: list[Any]) -> None:
+        """Send in what was asked for; the detector learns from it and may ask again."""
+        self._receive(results[0] if self._single else tuple(results))
+
+    def _receive(self, results: Any) -> None:
+        try:
+            request = self._steps.send(results)
+        except StopIteration:
+            self.requests = ()
+            return
+        self._single = isinstance(request, Statistic)
+        self.requests = (request,) if isinstance(request, Statistic) else tuple(request)

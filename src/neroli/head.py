@@ -1,0 +1,216 @@
+"""The linear head of a classifier, and how it is found: by checking numbers, not names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from neroli.errors import HeadNotFound, InvalidInput
+
+_TOLERANCE = 1e-4
+
+
+class LinearHead:
+    """The last layer of a classifier: ``logits = features @ weight.T + bias``.
+
+    Args:
+        weight: ``[C, D]``, one row a class.
+        bias: ``[C]``; zeros when left out.
+
+    Raises:
+        InvalidInput: if the shapes do not fit together or a value is not finite.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        weight = torch.as_tensor(weight).detach()
+        if weight.ndim != 2 or not weight.is_floating_point():
+            raise InvalidInput(
+                f"The head's weight must be a floating-point tensor [C, D], "
+                f"got {weight.dtype} of shape {list(weight.shape)}."
+            )
+        bias = weight.new_zeros(len(weight)) if bias is None else torch.as_tensor(bias).detach()
+        if bias.shape != weight.shape[:1]:
+            raise InvalidInput(
+                f"The head's bias must have shape [{len(weight)}] like the rows of its weight, "
+                f"got {list(bias.shape)}."
+            )
+        if not (torch.isfinite(weight).all() and torch.isfinite(bias).all()):
+            raise InvalidInput("The head's weight or bias holds NaN or infinity: check the model.")
+        self.weight: Tensor = weight
+        self.bias: Tensor = bias.to(weight)
+
+    @property
+    def num_classes(self) -> int:
+        return self.weight.shape[0]
+
+    @property
+    def num_features(self) -> int:
+        return self.weight.shape[1]
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Logits ``[N, C]`` of features ``[N, D]``, in the features' dtype and on their device."""
+        head = self.like(features)
+        return torch.nn.functional.linear(features, head.weight, head.bias)
+
+    def like(self, tensor: Tensor) -> LinearHead:
+        """This head in the tensor's dtype and on its device; itself if it is so already."""
+        if self.weight.dtype == tensor.dtype and self.weight.device == tensor.device:
+            return self
+        return LinearHead(self.weight.to(tensor), self.bias.to(tensor))
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Run a model in eval mode and without gradients, then give every module its own mode back."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def logits_of(output: object) -> Tensor:
+    """The logits in what a model returns: a tensor, ``.logits``, or the key ``"logits"``.
+
+    Raises:
+        InvalidInput: if there is none, or it is not ``[N, C]`` of floating point.
+    """
+    logits = output
+    if isinstance(output, dict):
+        logits = output.get("logits")
+    elif not isinstance(output, Tensor):
+        logits = getattr(output, "logits", None)
+    if not isinstance(logits, Tensor):
+        raise InvalidInput(
+            f"The model returned a {type(output).__name__}; neroli needs a tensor of logits, "
+            "or an output with `.logits`. Wrap the model in a module that returns its logits."
+        )
+    if logits.ndim != 2 or not logits.is_floating_point():
+        raise InvalidInput(
+            f"The model's output must be logits [N, C], got {logits.dtype} of shape "
+            f"{list(logits.shape)}: neroli works with image classifiers."
+        )
+    return logits
+
+
+def find_head(model: nn.Module, images: Tensor, name: str | None = None) -> str:
+    """The name of the module that is the model's linear head.
+
+    It is the last module called whose output equals the logits and whose input ``f`` satisfies
+    ``weight f + bias = logits``. Linear layers, 1x1 convolutions on a 1x1 map and any other module
+    with a two-dimensional ``weight`` are tried.
+
+    Args:
+        model: the classifier.
+        images: a few images ``[N, ...]`` as the model takes them.
+        name: look at this module alone. Its output may then differ from the model's (a softmax
+            behind it), as long as both predict the same classes.
+
+    Raises:
+        HeadNotFound: if no module passes, with the reason for those that came close.
+    """
+    modules = dict(model.named_modules())
+    if name is not None and name not in modules:
+        near = [n for n in modules if n and name.split(".")[-1] in n] or list(modules)[-3:]
+        raise HeadNotFound(f"The model has no module {name!r}; it has {_quoted(near)}, among others.")
+    candidates = {n: m for n, m in modules.items() if head_of(m) is not None}
+    if name is not None:
+        if name not in candidates:
+            raise HeadNotFound(
+                f"Module {name!r} is a {type(modules[name]).__name__} without a [C, D] weight, so it "
+                "cannot be a linear head; name the linear layer that yields the logits."
+            )
+        candidates = {name: candidates[name]}
+    calls: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def record(name: str) -> object:
+        def hook(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
+            if inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
+                calls.pop(name, None)  # keeps the order of the last calls
+                calls[name] = (inputs[0], output)
+
+        return hook
+
+    handles = [m.register_forward_hook(record(n)) for n, m in candidates.items()]  # type: ignore[arg-type]
+    try:
+        with evaluation_mode(model):
+            logits = logits_of(model(images))
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not torch.isfinite(logits).all():
+        raise HeadNotFound(
+            "The model's logits are NaN or infinite on these images, so no head can be checked: "
+            "look at the weights and at the images' values."
+        )
+    reasons = []
+    for candidate, (features, output) in reversed(calls.items()):
+        reason = _mismatch(candidates[candidate], features, output, logits, named=name is not None)
+        if reason is None:
+            return candidate
+        reasons.append(f"{candidate!r} {reason}")
+    tried = "; ".join(reasons[:3]) or "it calls no linear layer or 1x1 convolution as a module"
+    raise HeadNotFound(
+        f"No linear head found in this {type(model).__name__}: {tried}. "
+        'Name the layer that yields the logits, Classifier(model, head="path.to.layer"), or let the '
+        "model end in one nn.Linear that yields its output."
+    )
+
+
+def head_of(module: nn.Module) -> LinearHead | None:
+    """The linear head that a module computes, judged by the shape of its own weight."""
+    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+    if not isinstance(weight, Tensor) or not weight.is_floating_point():
+        return None
+    if weight.ndim == 4 and weight.shape[2:] == (1, 1) and getattr(module, "groups", 1) == 1:
+        weight = weight.flatten(1)
+    if weight.ndim != 2 or not (bias is None or isinstance(bias, Tensor)):
+        return None
+    try:
+        return LinearHead(weight, bias)
+    except InvalidInput:
+        return None
+
+
+def _mismatch(
+    module: nn.Module, features: Tensor, output: Tensor, logits: Tensor, *, named: bool
+) -> str | None:
+    """Why a called module is not the head of these logits; None if it is."""
+    head = head_of(module)
+    assert head is not None
+    if output.numel() != len(logits) * head.num_classes or len(output) != len(logits):
+        return f"yields {list(output.shape)}, not one row of {head.num_classes} values an image"
+    output = output.reshape(len(logits), -1)
+    if features.numel() != len(logits) * head.num_features:
+        return f"takes {list(features.shape)}, not one row of {head.num_features} features an image"
+    if output.shape != logits.shape:
+        return f"yields {output.shape[1]} values where the model yields {logits.shape[1]} logits"
+    if named:
+        if not torch.equal(output.argmax(1), logits.argmax(1)):
+            return "predicts other classes than the model"
+        logits = output
+    if not _close(output, logits):
+        if _close(output.softmax(1), logits) or _close(output.log_softmax(1), logits):
+            return (
+                "yields the logits, but the model returns their (log-)softmax: name it with head="
+            )
+        return "yields other values than the model returns"
+    if not _close(head(features.reshape(len(logits), -1).to(head.weight)), logits):
+        return "yields the logits, but not as weight @ input + bias (normalised or scaled?)"
+    return None
+
+
+def _close(left: Tensor, right: Tensor) -> bool:
+    precision = max(_TOLERANCE, 16 * max(torch.finfo(t.dtype).eps for t in (left, right)))
+    error = (left.double() - right.double()).abs().max()
+    return bool(error <= precision * max(1.0, float(right.abs().max())))
+
+
+def _quoted(names: list[str]) -> str:
+    return ", ".join(repr(n) for n in names[:4])

@@ -1,0 +1,360 @@
+"""Mergeable one-pass statistics: what detectors ask for instead of holding the data.
+
+Each is a request (its public fields, by which equal ones are gathered once) and an accumulator in
+float64. ``update`` takes a batch, ``merge`` another accumulator of the same request, ``finalize``
+gives the result; none of them keeps the batches, and no result depends on their order or size
+beyond rounding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, Self, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from neroli.activations import Activations, Quantity
+from neroli.errors import InvalidInput, NotEnoughImages
+
+Labelling = Literal["true", "predicted"]
+"""Which class an image counts for: its label, or what the classifier predicted."""
+
+Result = TypeVar("Result")
+
+
+def accumulator() -> Any:
+    """A dataclass field that is gathered, not part of the request."""
+    return field(default=None, init=False, repr=False, compare=False)
+
+
+class Statistic(ABC, Generic[Result]):
+    """A request for something about all training activations, and its accumulator."""
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether it can only be gathered from images whose true class is known."""
+        return False
+
+    @abstractmethod
+    def update(self, batch: Activations) -> None:
+        """Take in a batch."""
+
+    @abstractmethod
+    def merge(self, other: Self) -> None:
+        """Take in what another accumulator of the same request has gathered."""
+
+    @abstractmethod
+    def finalize(self) -> Result:
+        """The result over everything taken in.
+
+        Raises:
+            NotEnoughImages: if there was too little of it.
+        """
+
+
+@dataclass
+class Mean(Statistic[Tensor]):
+    """The mean over images: a scalar or ``[K]``."""
+
+    of: Quantity
+    _count: int = field(default=0, init=False, repr=False, compare=False)
+    _sum: Tensor | None = accumulator()
+
+    def update(self, batch: Activations) -> None:
+        self._add(len(batch), batch.quantity(self.of).sum(dim=0))
+
+    def merge(self, other: Self) -> None:
+        if other._sum is not None:
+            self._add(other._count, other._sum)
+
+    def _add(self, count: int, total: Tensor) -> None:
+        self._count += count
+        self._sum = total if self._sum is None else self._sum + total
+
+    def finalize(self) -> Tensor:
+        return _required(self._sum) / self._count
+
+
+@dataclass(frozen=True)
+class Range:
+    """The exact smallest and largest value of a quantity."""
+
+    low: float
+    high: float
+
+
+@dataclass
+class Extrema(Statistic[Range]):
+    """The exact minimum and maximum over all images and all their values."""
+
+    of: Quantity
+    _range: Range | None = accumulator()
+
+    def update(self, batch: Activations) -> None:
+        low, high = batch.quantity(self.of).aminmax()
+        self._add(Range(float(low), float(high)))
+
+    def merge(self, other: Self) -> None:
+        if other._range is not None:
+            self._add(other._range)
+
+    def _add(self, new: Range) -> None:
+        old = self._range or new
+        self._range = Range(min(old.low, new.low), max(old.high, new.high))
+
+    def finalize(self) -> Range:
+        return _required(self._range)
+
+
+@dataclass
+class Quantiles(Statistic[Tensor]):
+    """Quantiles over all images and all their values, ``[len(levels)]``.
+
+    A histogram of ``bins`` equal bins between the exact extremes found in an earlier pass, linear
+    inside a bin: the error is at most one bin width, and the result does not depend on order.
+
+    Args:
+        of: the quantity.
+        range: its exact extremes, from ``Extrema``.
+        levels: quantile levels in 0..1.
+        bins: number of bins.
+    """
+
+    of: Quantity
+    range: Range
+    levels: tuple[float, ...]
+    bins: int = 2**18
+    _counts: Tensor | None = accumulator()
+
+    def update(self, batch: Activations) -> None:
+        values = batch.quantity(self.of).flatten()
+        width = (self.range.high - self.range.low) / self.bins
+        position = (values - self.range.low) / width if width else torch.zeros_like(values)
+        index = position.to(torch.int64).clamp_(0, self.bins - 1)
+        self._add(torch.bincount(index, minlength=self.bins))
+
+    def merge(self, other: Self) -> None:
+        if other._counts is not None:
+            self._add(other._counts)
+
+    def _add(self, counts: Tensor) -> None:
+        self._counts = counts if self._counts is None else self._counts + counts
+
+    def finalize(self) -> Tensor:
+        counts = _required(self._counts).to(torch.float64)
+        cumulative = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        edges = torch.linspace(
+            self.range.low, self.range.high, self.bins + 1, dtype=torch.float64, device=counts.device
+        )
+        wanted = torch.tensor(self.levels, dtype=torch.float64, device=counts.device)
+        wanted = wanted * cumulative[-1]
+        upper = torch.searchsorted(cumulative, wanted).clamp(1, self.bins)
+        inside = (wanted - cumulative[upper - 1]) / counts[upper - 1].clamp(min=1)
+        return edges[upper - 1] + inside * (edges[upper] - edges[upper - 1])
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussian:
+    """Number of images, mean ``[K]`` and covariance ``[K, K]`` (divided by the number)."""
+
+    count: int
+    mean: Tensor
+    covariance: Tensor
+
+
+@dataclass
+class Covariance(Statistic[Gaussian]):
+    """Mean and covariance over all images, by Chan's update (Chan et al. 1979)."""
+
+    of: Quantity
+    _count: int = field(default=0, init=False, repr=False, compare=False)
+    _mean: Tensor | None = accumulator()
+    _scatter: Tensor | None = accumulator()
+
+    def update(self, batch: Activations) -> None:
+        values = batch.quantity(self.of)
+        mean = values.mean(dim=0)
+        centred = values - mean
+        self._add(len(batch), mean, centred.T @ centred)
+
+    def merge(self, other: Self) -> None:
+        if other._mean is not None and other._scatter is not None:
+            self._add(other._count, other._mean, other._scatter)
+
+    def _add(self, count: int, mean: Tensor, scatter: Tensor) -> None:
+        if self._mean is None or self._scatter is None:
+            self._count, self._mean, self._scatter = count, mean, scatter
+            return
+        total = self._count + count
+        delta = mean - self._mean
+        weight = self._count * count / total
+        self._scatter = self._scatter + scatter + weight * torch.outer(delta, delta)
+        self._mean = self._mean + delta * (count / total)
+        self._count = total
+
+    def finalize(self) -> Gaussian:
+        mean, scatter = _required(self._mean), _required(self._scatter)
+        return Gaussian(self._count, mean, scatter / self._count)
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Per class: number of images ``[C]``, mean ``[C, K]`` and variance ``[C, K]`` (divided by n)."""
+
+    count: Tensor
+    mean: Tensor
+    variance: Tensor
+
+
+@dataclass
+class ClassMoments(Statistic[Moments]):
+    """Mean and variance of every class.
+
+    Args:
+        of: the quantity.
+        labels: count an image for its true or for its predicted class.
+
+    ``finalize`` raises NotEnoughImages, naming the first, if a class has no image.
+    """
+
+    of: Quantity
+    labels: Labelling = "true"
+    _count: Tensor | None = accumulator()
+    _mean: Tensor | None = accumulator()
+    _scatter: Tensor | None = accumulator()
+
+    @property
+    def needs_labels(self) -> bool:
+        return self.labels == "true"
+
+    def update(self, batch: Activations) -> None:
+        values = batch.quantity(self.of)
+        labels = batch.predictions if self.labels == "predicted" else batch.labels
+        assert labels is not None, "fitting checks that labels are there"
+        present, index = labels.unique(return_inverse=True)
+        count = torch.bincount(index, minlength=len(present)).to(torch.float64)
+        mean = values.new_zeros(len(present), values.shape[1]).index_add_(0, index, values)
+        mean /= count[:, None]
+        scatter = torch.zeros_like(mean).index_add_(0, index, (values - mean[index]).square())
+        self._allocate(batch.num_classes, mean)
+        self._add(present, count, mean, scatter)
+
+    def merge(self, other: Self) -> None:
+        if other._count is not None and other._mean is not None and other._scatter is not None:
+            self._allocate(len(other._count), other._mean)
+            present = other._count.nonzero()[:, 0]
+            self._add(
+                present, other._count[present], other._mean[present], other._scatter[present]
+            )
+
+    def _allocate(self, num_classes: int, like: Tensor) -> None:
+        if self._count is None:
+            self._count = like.new_zeros(num_classes)
+            self._mean = like.new_zeros(num_classes, like.shape[1])
+            self._scatter = torch.zeros_like(self._mean)
+
+    def _add(self, present: Tensor, count: Tensor, mean: Tensor, scatter: Tensor) -> None:
+        assert self._count is not None and self._mean is not None and self._scatter is not None
+        old = self._count[present]
+        total = old + count
+        delta = mean - self._mean[present]
+        self._scatter[present] += scatter + (old * count / total)[:, None] * delta.square()
+        self._mean[present] += (count / total)[:, None] * delta
+        self._count[present] = total
+
+    def finalize(self) -> Moments:
+        count, mean, scatter = _required(self._count), self._mean, self._scatter
+        assert mean is not None and scatter is not None
+        empty = (count == 0).nonzero()[:, 0].tolist()
+        if empty:
+            what, remedy = (
+                ("was never predicted for a training image", "add images the classifier assigns to it")
+                if self.labels == "predicted"
+                else ("has no training image", "add some, or learn with labels='predicted'")
+            )
+            more = f" (nor {len(empty) - 1} other classes)" if len(empty) > 1 else ""
+            raise NotEnoughImages(f"Class {empty[0]}{more} {what}: {remedy}.")
+        return Moments(count, mean, scatter / count[:, None])
+
+
+@dataclass
+class ConfusionMatrix(Statistic[Tensor]):
+    """How many images of each true class (row) were predicted as each class, ``[C, C]`` int64."""
+
+    _counts: Tensor | None = accumulator()
+
+    @property
+    def needs_labels(self) -> bool:
+        return True
+
+    def update(self, batch: Activations) -> None:
+        assert batch.labels is not None, "fitting checks that labels are there"
+        classes = batch.num_classes
+        pairs = batch.labels * classes + batch.predictions
+        self._add(torch.bincount(pairs, minlength=classes * classes).view(classes, classes))
+
+    def merge(self, other: Self) -> None:
+        if other._counts is not None:
+            self._add(other._counts)
+
+    def _add(self, counts: Tensor) -> None:
+        self._counts = counts if self._counts is None else self._counts + counts
+
+    def finalize(self) -> Tensor:
+        return _required(self._counts)
+
+
+@dataclass
+class Reservoir(Statistic[Tensor]):
+    """A random sample of rows, ``[min(size, N), K]``, that does not depend on order or sharding.
+
+    It keeps the rows with the smallest hash of their id, keyed by the seed; where images have no
+    ids, of the row itself.
+    """
+
+    of: Quantity
+    size: int
+    seed: int = 0
+    _keys: np.ndarray[Any, Any] | None = accumulator()
+    _rows: Tensor | None = accumulator()
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise InvalidInput(f"A reservoir must keep at least one row, got size={self.size}.")
+
+    def update(self, batch: Activations) -> None:
+        rows = batch.quantity(self.of)
+        names: list[bytes] = (
+            [row.tobytes() for row in rows.cpu().numpy()]
+            if batch.ids is None
+            else [i.encode() for i in batch.ids]
+        )
+        key = str(self.seed).encode()
+        digests = b"".join(hashlib.blake2b(n, digest_size=8, key=key).digest() for n in names)
+        self._add(np.frombuffer(digests, dtype=">u8"), rows)
+
+    def merge(self, other: Self) -> None:
+        if other._keys is not None and other._rows is not None:
+            self._add(other._keys, other._rows)
+
+    def _add(self, keys: np.ndarray[Any, Any], rows: Tensor) -> None:
+        if self._keys is not None and self._rows is not None:
+            keys, rows = np.concatenate([self._keys, keys]), torch.cat([self._rows, rows])
+        kept = np.argsort(keys, kind="stable")[: self.size]
+        self._keys, self._rows = keys[kept], rows[torch.from_numpy(kept).to(rows.device)]
+
+    def finalize(self) -> Tensor:
+        return _required(self._rows)
+
+
+T = TypeVar("T")
+
+
+def _required(value: T | None) -> T:
+    if value is None:
+        raise NotEnoughImages("There are no training images: give at least one readable image.")
+    return value
