@@ -75,6 +75,22 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+def run(model: nn.Module, images: Tensor) -> object:
+    """What the model returns for the images.
+
+    Raises:
+        InvalidInput: if the model cannot take them, with its own reason.
+    """
+    try:
+        return model(images)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise InvalidInput(
+            f"The model cannot take images of shape {list(images.shape)}: {error}"
+        ) from error
+
+
 def logits_of(output: object) -> Tensor:
     """The logits in what a model returns: a tensor, ``.logits``, or the key ``"logits"``.
 
@@ -115,18 +131,11 @@ def find_head(model: nn.Module, images: Tensor, name: str | None = None) -> str:
     Raises:
         HeadNotFound: if no module passes, with the reason for those that came close.
     """
-    modules = dict(model.named_modules())
-    if name is not None and name not in modules:
-        near = [n for n in modules if n and name.split(".")[-1] in n] or list(modules)[-3:]
-        raise HeadNotFound(f"The model has no module {name!r}; it has {_quoted(near)}, among others.")
-    candidates = {n: m for n, m in modules.items() if head_of(m) is not None}
-    if name is not None:
-        if name not in candidates:
-            raise HeadNotFound(
-                f"Module {name!r} is a {type(modules[name]).__name__} without a [C, D] weight, so it "
-                "cannot be a linear head; name the linear layer that yields the logits."
-            )
-        candidates = {name: candidates[name]}
+    if name is None:
+        candidates = {n: m for n, m in model.named_modules() if head_of(m) is not None}
+    else:
+        named_head(model, name)
+        candidates = {name: model.get_submodule(name)}
     calls: dict[str, tuple[Tensor, Tensor]] = {}
 
     def record(name: str) -> object:
@@ -140,7 +149,7 @@ def find_head(model: nn.Module, images: Tensor, name: str | None = None) -> str:
     handles = [m.register_forward_hook(record(n)) for n, m in candidates.items()]  # type: ignore[arg-type]
     try:
         with evaluation_mode(model):
-            logits = logits_of(model(images))
+            logits = logits_of(run(model, images))
     finally:
         for handle in handles:
             handle.remove()
@@ -161,6 +170,26 @@ def find_head(model: nn.Module, images: Tensor, name: str | None = None) -> str:
         'Name the layer that yields the logits, Classifier(model, head="path.to.layer"), or let the '
         "model end in one nn.Linear that yields its output."
     )
+
+
+def named_head(model: nn.Module, name: str) -> LinearHead:
+    """The linear head that the module of this name computes.
+
+    Raises:
+        HeadNotFound: if there is no such module, or it is not a linear layer.
+    """
+    modules = dict(model.named_modules())
+    if name not in modules:
+        near = [n for n in modules if n and name.split(".")[-1] in n] or list(modules)[-3:]
+        others = ", ".join(repr(n) for n in near[:4])
+        raise HeadNotFound(f"The model has no module {name!r}; it has {others}, among others.")
+    head = head_of(modules[name])
+    if head is None:
+        raise HeadNotFound(
+            f"Module {name!r} is a {type(modules[name]).__name__} without a [C, D] weight, so it "
+            "cannot be a linear head; name the linear layer that yields the logits."
+        )
+    return head
 
 
 def head_of(module: nn.Module) -> LinearHead | None:
@@ -211,6 +240,3 @@ def _close(left: Tensor, right: Tensor) -> bool:
     error = (left.double() - right.double()).abs().max()
     return bool(error <= precision * max(1.0, float(right.abs().max())))
 
-
-def _quoted(names: list[str]) -> str:
-    return ", ".join(repr(n) for n in names[:4])

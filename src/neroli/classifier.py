@@ -1,0 +1,157 @@
+"""Classifier: a trained network, split into backbone and linear head without being changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neroli.activations import Activations
+from neroli.data.preprocessing import Preprocessing
+from neroli.data.sources import as_images
+from neroli.errors import HeadNotFound, InvalidInput
+from neroli.files import tensors_digest
+from neroli.head import LinearHead, evaluation_mode, find_head, named_head, run
+
+_IMAGES_TO_FIND_HEAD = 8
+
+
+class Classifier:
+    """A trained image classifier whose features and logits are wanted.
+
+    The linear head is found on the first images by checking numbers: the last module whose output
+    equals the logits and whose input ``f`` satisfies ``weight f + bias = logits``. The network runs
+    in eval mode and without gradients, where it stands (``model.to("cuda")`` first to use a GPU),
+    and is given back as it was found; nothing stays hooked to it.
+
+    Args:
+        model: any module that takes images ``[N, ...]`` and returns logits ``[N, C]``, or an output
+            with ``.logits``.
+        head: path of the head, as in ``model.named_modules()``; found when left out. The logits are
+            then that layer's output.
+        preprocessing: how pictures become the network's input; needed for anything but float
+            tensors.
+        class_names: names of the C classes, if known.
+
+    Raises:
+        HeadNotFound: if ``head`` is given and the model has no such linear layer.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        head: str | None = None,
+        *,
+        preprocessing: Preprocessing | None = None,
+        class_names: Sequence[str] | None = None,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise InvalidInput(f"model must be a torch.nn.Module, got a {type(model).__name__}.")
+        self.model = model
+        self.preprocessing = preprocessing
+        self.class_names = None if class_names is None else list(class_names)
+        self._named_head = head
+        self._head_name: str | None = None
+        if head is not None:
+            named_head(model, head)
+
+    @property
+    def head_name(self) -> str:
+        """Path of the head in the model.
+
+        Raises:
+            HeadNotFound: if it was not named and no images have been seen yet.
+        """
+        name = self._head_name or self._named_head
+        if name is None:
+            raise HeadNotFound(
+                "The head is found on the first images: call classifier(images) first, or name it, "
+                'Classifier(model, head="path.to.layer").'
+            )
+        return name
+
+    @property
+    def head(self) -> LinearHead:
+        """The linear head with its present weights.
+
+        Raises:
+            HeadNotFound: as ``head_name``.
+        """
+        return named_head(self.model, self.head_name)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's parameters are."""
+        return next((p.device for p in self.model.parameters()), torch.device("cpu"))
+
+    def prepare(self, images: Any) -> Tensor:
+        """The network's input for images in any form; see ``neroli.data.sources.as_images``."""
+        return as_images(images, self.preprocessing)
+
+    def find_head(self, images: Any) -> None:
+        """Find the head on a few images, or check the one that was named; done once.
+
+        Raises:
+            HeadNotFound: if there is none, with what was tried.
+        """
+        if self._head_name is None:
+            some = self._placed(self.prepare(images)[:_IMAGES_TO_FIND_HEAD])
+            self._head_name = find_head(self.model, some, self._named_head)
+            classes = self.head.num_classes
+            if self.class_names is not None and len(self.class_names) != classes:
+                raise InvalidInput(
+                    f"There are {len(self.class_names)} class names for {classes} classes."
+                )
+
+    def __call__(
+        self, images: Any, labels: Tensor | None = None, ids: Sequence[str] | None = None
+    ) -> Activations:
+        """Features and logits of some images, from one run of the network.
+
+        Args:
+            images: a preprocessed float tensor ``[N, ...]``, or as ``prepare`` takes them.
+            labels: ``[N]`` true classes, if known.
+            ids: N names, if known.
+
+        Returns:
+            Activations on the model's device; half precision becomes float32.
+
+        Raises:
+            HeadNotFound: on the first images, if there is no linear head.
+            InvalidInput: if the images cannot be used or the network cannot take them.
+        """
+        images = self._placed(self.prepare(images))
+        self.find_head(images)
+        captured: list[tuple[Tensor, Tensor]] = []
+
+        def capture(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            captured.append((inputs[0], output))
+
+        handle = self.model.get_submodule(self.head_name).register_forward_hook(capture)
+        try:
+            with evaluation_mode(self.model):
+                run(self.model, images)
+        finally:
+            handle.remove()
+        if not captured:
+            raise HeadNotFound(
+                f"The model did not call its head {self.head_name!r} on these images: its path "
+                "depends on the input, which neroli does not support."
+            )
+        features, logits = (_full_precision(t.reshape(len(images), -1)) for t in captured[-1])
+        labels = None if labels is None else torch.as_tensor(labels).to(features.device)
+        return Activations(features, logits, labels, ids)
+
+    def weights_hash(self) -> str:
+        """A hash of the model's parameters and buffers, by which saved guards know their model."""
+        return tensors_digest(self.model.state_dict())
+
+    def _placed(self, images: Tensor) -> Tensor:
+        parameter = next(self.model.parameters(), None)
+        return images if parameter is None else images.to(parameter.device, parameter.dtype)
+
+
+def _full_precision(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

@@ -1,0 +1,120 @@
+"""Image files and arrays to pictures, by stated rules.
+
+EXIF orientation is honoured; a palette or CMYK image becomes RGB; transparency is laid on white;
+16-bit grey is divided by 257, so that its whole range becomes 0..255; of an animation the first
+frame counts. Anything else (float or 32-bit pixels, other colour spaces than Pillow converts,
+truncated files) is unreadable rather than guessed.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from neroli.errors import InvalidInput, UnreadableImage
+
+MAX_PIXELS = 100_000_000
+"""Larger images are refused before they are decompressed (a decompression bomb, or a whole slide)."""
+
+EXTENSIONS = frozenset(
+    {".bmp", ".gif", ".jpeg", ".jpg", ".jp2", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
+
+
+def read_image(path: Path) -> tuple[bytes, Image.Image]:
+    """The bytes of an image file, and its picture in mode L or RGB.
+
+    Raises:
+        UnreadableImage: if it cannot be read or decoded, with the reason; the message continues a
+            sentence that begins with the name of the file.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UnreadableImage(f"cannot be read: {error.strerror or error}") from None
+    if not content:
+        raise UnreadableImage("is empty (0 bytes)")
+    return content, decode(content)
+
+
+def decode(content: bytes) -> Image.Image:
+    """The picture, in mode L or RGB, of an encoded image file's bytes.
+
+    Raises:
+        UnreadableImage: as ``read_image``.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of sizes this refuses, or of odd metadata
+            with Image.open(io.BytesIO(content)) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise UnreadableImage(_too_large(image.width, image.height))
+                image.load()
+                return to_picture(ImageOps.exif_transpose(image))
+    except UnreadableImage:
+        raise
+    except UnidentifiedImageError:
+        raise UnreadableImage("is not an image in a format Pillow reads") from None
+    except Image.DecompressionBombError:
+        raise UnreadableImage(f"has more than the {MAX_PIXELS:,} pixels allowed") from None
+    except Exception as error:  # decoders raise whatever they like on damaged files
+        raise UnreadableImage(f"is damaged or truncated: {error}") from None
+
+
+def to_picture(image: Image.Image) -> Image.Image:
+    """An image of any colour mode as L or RGB, by the rules above.
+
+    Raises:
+        UnreadableImage: if there is no rule for its mode.
+    """
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.getextrema()[1] <= 65535):
+        return Image.fromarray((np.asarray(image).astype(np.uint16) / 257).round().astype(np.uint8))
+    if image.mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, image).convert("RGB")
+    if image.mode in ("L", "RGB"):
+        return image
+    if image.mode == "1":
+        return image.convert("L")
+    if image.mode in ("P", "CMYK", "YCbCr", "LAB", "HSV", "RGBX"):
+        return image.convert("RGB")
+    raise UnreadableImage(
+        f"has pixels of mode {image.mode!r}, for which there is no rule to convert them; "
+        "save it as 8- or 16-bit grey or 8-bit RGB"
+    )
+
+
+def array_pictures(array: np.ndarray[Any, Any]) -> list[Image.Image]:
+    """The pictures of a uint8 array: ``[N, H, W, 1 or 3]``, ``[N, H, W]``, or one image of these.
+
+    Raises:
+        InvalidInput: if its dtype or shape is another.
+    """
+    if array.dtype != np.uint8:
+        raise InvalidInput(
+            f"An array of images must be uint8, got {array.dtype}; for values that are already "
+            "preprocessed give a torch float tensor."
+        )
+    shape = list(array.shape)
+    if array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (1, 3)):
+        array = array[None]
+    if array.ndim == 4 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if not (array.ndim == 3 or (array.ndim == 4 and array.shape[-1] == 3)) or 0 in array.shape:
+        raise InvalidInput(
+            f"An array of images must be [N, H, W, 1 or 3], [N, H, W] or one image, got {shape}."
+        )
+    return [Image.fromarray(picture) for picture in array]
+
+
+def _too_large(width: int, height: int) -> str:
+    return (
+        f"is {width}x{height} pixels, more than the {MAX_PIXELS:,} allowed; "
+        "cut it into smaller images"
+    )

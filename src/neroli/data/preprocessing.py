@@ -1,0 +1,106 @@
+"""From a picture to the tensor a network takes: resize, crop, normalise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from neroli.errors import InvalidInput, UnreadableImage
+
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How images become the network's input.
+
+    Args:
+        mean: per channel, of values in 0..1; one channel for grey networks, three for colour.
+        std: per channel, in the same units.
+        resize: an integer brings the shorter side to that many pixels, a pair (height, width) the
+            whole image; None leaves the size.
+        crop: the centre is cut out at this size, an integer or (height, width), after resizing;
+            None keeps all.
+        interpolation: of the resize, with antialiasing, as Pillow does it.
+
+    Raises:
+        InvalidInput: if a value is out of range.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resize: int | tuple[int, int] | None = None
+    crop: int | tuple[int, int] | None = None
+    interpolation: Interpolation = "bilinear"
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, tuple(float(v) for v in getattr(self, name)))
+        for name in ("resize", "crop"):
+            value = getattr(self, name)
+            if value is not None and (
+                min(value if isinstance(value, tuple | list) else (value,), default=0) < 1
+            ):
+                raise InvalidInput(f"{name} must be positive pixels, got {value}.")
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
+        if len(self.mean) not in (1, 3) or len(self.std) != len(self.mean):
+            raise InvalidInput(
+                "mean and std must both have one value (grey) or three (colour), "
+                f"got {len(self.mean)} and {len(self.std)}."
+            )
+        if min(self.std) <= 0:
+            raise InvalidInput(f"std must be positive, got {self.std}.")
+        if self.interpolation not in ("nearest", "bilinear", "bicubic", "lanczos"):
+            raise InvalidInput(f"Unknown interpolation {self.interpolation!r}.")
+
+    @property
+    def mode(self) -> str:
+        """Pillow's name for the colour mode the network takes."""
+        return "L" if len(self.mean) == 1 else "RGB"
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """The network's input ``[channels, height, width]`` float32 of an RGB or grey image.
+
+        Raises:
+            UnreadableImage: if the image is smaller than the crop.
+        """
+        image = image.convert(self.mode)
+        if self.resize is not None:
+            image = image.resize(self._resized(image), Image.Resampling[self.interpolation.upper()])
+        if self.crop is not None:
+            image = self._cropped(image)
+        pixels = torch.from_numpy(np.array(image)).to(torch.float32).div_(255)
+        pixels = pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+        mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (self.mean, self.std))
+        return ((pixels - mean) / std).contiguous()
+
+    def _resized(self, image: Image.Image) -> tuple[int, int]:
+        """(width, height) after resizing."""
+        if isinstance(self.resize, tuple):
+            return self.resize[1], self.resize[0]
+        assert self.resize is not None
+        scale = self.resize / min(image.size)
+        width, height = (max(self.resize, int(side * scale)) for side in image.size)
+        if max(width, height) > 100 * self.resize:
+            raise UnreadableImage(
+                f"is {image.width}x{image.height} pixels, too narrow to bring its shorter side to "
+                f"{self.resize}; crop the file or resize to height x width"
+            )
+        return width, height
+
+    def _cropped(self, image: Image.Image) -> Image.Image:
+        height, width = self.crop if isinstance(self.crop, tuple) else (self.crop, self.crop)
+        assert height is not None and width is not None
+        if image.width < width or image.height < height:
+            raise UnreadableImage(
+                f"is {image.width}x{image.height} pixels, smaller than the crop of "
+                f"{width}x{height}; resize first"
+            )
+        left, top = (image.width - width) // 2, (image.height - height) // 2
+        return image.crop((left, top, left + width, top + height))

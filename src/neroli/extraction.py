@@ -1,0 +1,205 @@
+"""Extraction: run a classifier over images once and keep what it computed."""
+
+from __future__ import annotations
+
+import json
+import sys
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from neroli.activations import Activations
+from neroli.classifier import Classifier
+from neroli.data.classes import ClassFolders, match_folders
+from neroli.data.sources import (
+    Failure,
+    ImageBatch,
+    ImageFiles,
+    ImageFolder,
+    ImageLoader,
+    ImageSource,
+)
+from neroli.errors import ArtefactError, InvalidInput, NotEnoughImages
+from neroli.files import text_digest
+from neroli.store import ActivationStore, StoreWriter
+
+IMAGE_BATCH = 64
+"""Images that go through the network at a time."""
+
+
+@dataclass(frozen=True, eq=False)
+class Extracted:
+    """A batch of images and, if any of them was readable, its activations."""
+
+    images: ImageBatch
+    activations: Activations | None
+
+
+def stream(
+    classifier: Classifier,
+    source: ImageSource,
+    *,
+    batch_size: int = IMAGE_BATCH,
+    start: int = 0,
+    progress: bool | None = None,
+) -> Iterator[Extracted]:
+    """The activations of a source's images, batch by batch, nothing kept.
+
+    Args:
+        classifier: what to run.
+        source: the images.
+        batch_size: images at a time; a loader keeps its own.
+        start: position in the source to begin at.
+        progress: show a progress bar on standard error; None does so on a terminal.
+
+    Raises:
+        HeadNotFound, InvalidInput: as ``Classifier``.
+    """
+    with _progress_bar(source.size, start, progress) as advance:
+        for batch in source.batches(classifier.preprocessing, batch_size, start):
+            activations = None
+            if len(batch.images):
+                activations = classifier(batch.images, batch.labels, batch.ids)
+            yield Extracted(batch, activations)
+            advance(batch.end)
+
+
+def extract(
+    classifier: Classifier,
+    images: Any,
+    path: Path | str,
+    *,
+    batch_size: int = IMAGE_BATCH,
+    progress: bool | None = None,
+) -> ActivationStore:
+    """The activations of images as a store on disk; an interrupted extraction goes on.
+
+    A complete store of the same images and classifier is used as it is; one of others is replaced.
+    Data loaders do not say beforehand what they hold, so theirs is always extracted anew.
+
+    Args:
+        classifier: what to run.
+        images: as ``as_source`` takes them.
+        path: the store's folder.
+        batch_size: images at a time; a loader keeps its own.
+        progress: show a progress bar on standard error; None does so on a terminal.
+
+    Raises:
+        NotEnoughImages: if no image was readable.
+        HeadNotFound, InvalidInput: as ``Classifier``.
+        ArtefactError: if the store cannot be written.
+    """
+    source = as_source(images)
+    find_head(classifier, source)
+    key = store_key(classifier, source)
+    if (store := _finished(Path(path), key)) is not None:
+        return store
+    with StoreWriter(path, classifier.head, key) as writer:
+        for batch in stream(
+            classifier, source, batch_size=batch_size, start=writer.position, progress=progress
+        ):
+            writer.append(
+                batch.activations, batch.images.digests, batch.images.failures, batch.images.end
+            )
+    return ActivationStore(path)
+
+
+def as_source(images: Any, batch_size: int = IMAGE_BATCH) -> ImageSource:
+    """Images in any form as a source.
+
+    Args:
+        images: a source; a folder (its images without labels); a list of files; a data loader, a
+            data set or an iterable of ``x``, ``(x, y)`` or ``(x, y, id)`` batches; or a float tensor
+            or uint8 array of images.
+        batch_size: images at a time for tensors, arrays and data sets.
+    """
+    if isinstance(images, ImageFiles | ImageLoader) or hasattr(images, "fingerprint"):
+        return cast(ImageSource, images)
+    if isinstance(images, str | Path):
+        return ImageFolder(images)
+    if isinstance(images, list | tuple) and images and all(_is_path(image) for image in images):
+        return ImageFiles(images)
+    if isinstance(images, Tensor | np.ndarray):
+        rows = range(0, len(images), batch_size)
+        return ImageLoader([images[start : start + batch_size] for start in rows])
+    if isinstance(images, Dataset):
+        return ImageLoader(DataLoader(images, batch_size))
+    if not isinstance(images, Iterable):
+        raise InvalidInput(f"Cannot take a {type(images).__name__} as a source of images.")
+    return ImageLoader(images)
+
+
+def class_folder(
+    classifier: Classifier, root: Path | str, class_map: Path | str | None = None
+) -> tuple[ImageFolder, ClassFolders]:
+    """A folder with one subfolder a class as labelled images; see ``match_folders``."""
+    find_head(classifier, ImageFolder(root))
+    folders = match_folders(root, classifier.head.num_classes, classifier.class_names, class_map)
+    return ImageFolder(root, folders.classes), folders
+
+
+def find_head(classifier: Classifier, source: ImageSource) -> None:
+    """Find the classifier's head on the first readable images.
+
+    Raises:
+        NotEnoughImages: if there is none.
+        HeadNotFound: if there is no linear head.
+    """
+    failures: list[Failure] = []
+    for batch in source.batches(classifier.preprocessing, 8):
+        if len(batch.images):
+            classifier.find_head(batch.images)
+            return
+        failures += batch.failures
+    why = f": {failures[0].id!r} {failures[0].reason}" if failures else ""
+    raise NotEnoughImages(f"None of the {len(failures)} images could be read{why}.")
+
+
+def store_key(classifier: Classifier, source: ImageSource) -> str:
+    """What identifies a store: weights, preprocessing, head, taps and the images in order."""
+    preprocessing = classifier.preprocessing
+    parts = {
+        "weights": classifier.weights_hash(),
+        "preprocessing": None if preprocessing is None else asdict(preprocessing),
+        "head": classifier.head_name,
+        "taps": [],
+        "images": source.fingerprint or uuid.uuid4().hex,  # unknown images are never the same
+    }
+    return text_digest([json.dumps(parts, sort_keys=True)])
+
+
+def _finished(path: Path, key: str) -> ActivationStore | None:
+    """The complete store of this key, if there is one and it is whole."""
+    try:
+        store = ActivationStore(path)
+    except ArtefactError:
+        return None
+    return store if store.key == key else None
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str | Path)
+
+
+@contextmanager
+def _progress_bar(
+    total: int | None, start: int, shown: bool | None
+) -> Iterator[Callable[[int], None]]:
+    """A progress bar on standard error, and what to call with the position reached."""
+    if not (sys.stderr.isatty() if shown is None else shown):
+        yield lambda position: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("images", total=total, completed=start)
+        yield lambda position: bar.update(task, completed=position)

@@ -1,0 +1,84 @@
+"""Files: written atomically, and known by a hash of their content."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from neroli.errors import ArtefactError
+
+DIGEST_BYTES = 16
+
+
+def digest(*parts: bytes | memoryview) -> bytes:
+    """The 128-bit BLAKE2b hash of some bytes."""
+    content = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    for part in parts:
+        content.update(part)
+    return content.digest()
+
+
+def tensor_digest(tensor: Tensor) -> bytes:
+    """The hash of a tensor's shape, dtype and bytes."""
+    array = np.ascontiguousarray(as_bytes_array(tensor))
+    return digest(f"{tensor.dtype}{list(tensor.shape)}".encode(), array.reshape(-1).data)
+
+
+def as_bytes_array(tensor: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """A tensor's bytes, whatever its dtype (NumPy has no bfloat16)."""
+    import torch
+
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy() if len(flat) else np.empty(0, np.uint8)
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """The hash of named tensors, whatever their order, as hexadecimal text."""
+    parts = (
+        part for name in sorted(tensors) for part in (name.encode(), tensor_digest(tensors[name]))
+    )
+    return digest(*parts).hex()
+
+
+def text_digest(lines: Iterable[str]) -> str:
+    """The hash of lines of text in order, as hexadecimal text."""
+    return digest(*(f"{line}\n".encode() for line in lines)).hex()
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A path to write to that takes the place of ``path`` when the block ends well.
+
+    Raises:
+        ArtefactError: if the folder cannot be written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(
+            prefix=f".{path.name[:60]}.", suffix=f".tmp{path.suffix}", dir=path.parent
+        )
+    except OSError as error:
+        raise ArtefactError(f"Cannot write {str(path)!r}: {error.strerror or error}.") from None
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,290 @@
+"""ActivationStore: the activations of a data set on disk, written in shards and memory-mapped.
+
+A store is a folder: ``store.json`` says what it is of and whether it is complete, ``head.safetensors``
+holds the linear head, and every ``shard-NNNNN.safetensors`` some rows of features, logits, labels,
+ids and content hashes. Each file is written atomically, so that a process killed at any moment leaves
+a store that the next run continues.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pydantic
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from neroli.activations import BATCH_SIZE, Activations
+from neroli.data.sources import Failure
+from neroli.errors import ArtefactError
+from neroli.files import DIGEST_BYTES, atomic_path
+from neroli.head import LinearHead
+
+SCHEMA_VERSION = 1
+SHARD_ROWS = 1024
+
+
+class _StoreManifest(pydantic.BaseModel):
+    """What ``store.json`` says."""
+
+    schema_version: int = SCHEMA_VERSION
+    key: str
+    complete: bool = False
+
+
+class ActivationStore:
+    """The activations of a data set on disk; a source for ``fit`` whose memory does not grow.
+
+    Args:
+        path: the store's folder, as ``StoreWriter`` left it.
+
+    Raises:
+        ArtefactError: if there is no complete store, it is damaged, or of a newer schema.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        manifest = _read_manifest(self.path)
+        if manifest is None:
+            raise ArtefactError(f"There is no activation store in {str(self.path)!r}.")
+        if not manifest.complete:
+            raise ArtefactError(
+                f"The activation store {str(self.path)!r} is incomplete: run the extraction again, "
+                "it goes on where it stopped."
+            )
+        self.key = manifest.key
+        try:
+            head = load_file(self.path / "head.safetensors")
+        except (OSError, SafetensorError) as error:
+            raise ArtefactError(f"The store {str(self.path)!r} is damaged: {error}.") from None
+        self.head = LinearHead(head["weight"], head["bias"])
+        self._shards = [_Shard(path) for path in _shard_paths(self.path)]
+
+    def __len__(self) -> int:
+        return sum(shard.rows for shard in self._shards)
+
+    @property
+    def num_features(self) -> int:
+        return self.head.num_features
+
+    @property
+    def num_classes(self) -> int:
+        return self.head.num_classes
+
+    @property
+    def has_labels(self) -> bool:
+        return all(shard.has_labels for shard in self._shards if shard.rows)
+
+    @property
+    def failures(self) -> list[Failure]:
+        """The images that could not be read while extracting."""
+        return [failure for shard in self._shards for failure in shard.failures]
+
+    def digests(self) -> Tensor:
+        """Hashes of the images' contents in order, ``[N, 16]`` uint8."""
+        return torch.cat([shard.digests() for shard in self._shards])
+
+    def batches(self, batch_size: int = BATCH_SIZE) -> Iterator[Activations]:
+        """All images in order, at most ``batch_size`` at a time, read from disk as they come."""
+        for shard in self._shards:
+            if shard.rows:
+                yield from shard.activations().batches(batch_size)
+
+    def load(self) -> Activations:
+        """All images at once, in memory."""
+        return Activations.concatenate([s.activations() for s in self._shards if s.rows])
+
+
+class StoreWriter:
+    """Writes an ActivationStore shard by shard; a context manager.
+
+    If the folder holds an unfinished store of the same key, writing goes on behind its last whole
+    shard; a finished or different one is replaced.
+
+    Args:
+        path: the store's folder.
+        head: the linear head of the classifier.
+        key: what the activations are of: see ``neroli.extraction``.
+
+    Raises:
+        ArtefactError: if the folder cannot be written to, or holds a store of a newer schema.
+    """
+
+    def __init__(self, path: Path | str, head: LinearHead, key: str) -> None:
+        self.path = Path(path)
+        self._head = head
+        self._manifest = _StoreManifest(key=key)
+        self._pending: list[tuple[Activations, Tensor]] = []
+        self._failures: list[Failure] = []
+        self._end = 0
+        self._shards = 0
+        found = _read_manifest(self.path)
+        if found is not None and found.key == key and not found.complete:
+            self._resume()
+        else:
+            self._start()
+
+    @property
+    def position(self) -> int:
+        """Position in the image source from which to go on."""
+        return self._end
+
+    def append(
+        self,
+        activations: Activations | None,
+        digests: Tensor | None = None,
+        failures: Sequence[Failure] = (),
+        end: int | None = None,
+    ) -> None:
+        """Add some images, in order.
+
+        Args:
+            activations: of the readable ones among them, if any.
+            digests: ``[N, 16]`` uint8 hashes of their contents; zeros when left out.
+            failures: the others.
+            end: position in the source behind these images; counted on when left out.
+        """
+        rows = 0 if activations is None else len(activations)
+        if activations is not None and rows:
+            zeros = torch.zeros(rows, DIGEST_BYTES, dtype=torch.uint8)
+            self._pending.append((activations.to("cpu"), zeros if digests is None else digests))
+        self._failures += failures
+        self._end = self._end + rows + len(failures) if end is None else end
+        if sum(len(a) for a, _ in self._pending) >= SHARD_ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is pending as a shard."""
+        if not self._pending and not self._failures:
+            return
+        tensors: dict[str, Tensor] = {}
+        ids: Sequence[str] | None = None
+        if self._pending:
+            activations = Activations.concatenate([a for a, _ in self._pending])
+            ids = activations.ids
+            tensors = {"features": activations.features, "logits": activations.logits}
+            tensors["digests"] = torch.cat([d for _, d in self._pending])
+            if activations.labels is not None:
+                tensors["labels"] = activations.labels
+        header = {
+            "end": self._end,
+            "ids": ids,
+            "failures": [[failure.id, failure.reason] for failure in self._failures],
+        }
+        with atomic_path(self.path / f"shard-{self._shards:05d}.safetensors") as path:
+            save_file(
+                {name: tensor.contiguous() for name, tensor in tensors.items()},
+                path,
+                {"shard": json.dumps(header)},
+            )
+        self._shards += 1
+        self._pending, self._failures = [], []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.flush()
+        if error is None:
+            self._write_manifest(complete=True)
+
+    def _start(self) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._write_manifest(complete=False)
+        for path in _shard_paths(self.path):
+            path.unlink()
+        with atomic_path(self.path / "head.safetensors") as path:
+            head = {"weight": self._head.weight, "bias": self._head.bias}
+            save_file({name: tensor.cpu().contiguous() for name, tensor in head.items()}, path)
+
+    def _resume(self) -> None:
+        whole = True
+        for number, path in enumerate(_shard_paths(self.path)):
+            try:
+                shard = _Shard(path)
+                whole = whole and path.name == f"shard-{number:05d}.safetensors"
+            except ArtefactError:
+                whole = False
+            if whole:
+                self._end, self._shards = shard.end, number + 1
+            else:  # damaged, or behind a damaged one
+                path.unlink()
+
+    def _write_manifest(self, *, complete: bool) -> None:
+        self._manifest.complete = complete
+        with atomic_path(self.path / "store.json") as path:
+            path.write_text(self._manifest.model_dump_json(indent=2))
+
+
+class _Shard:
+    """One shard file: its size is known, everything else read when asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            with safe_open(path, "pt") as file:
+                names = file.keys()
+                self.has_labels = "labels" in names
+                self.rows = file.get_slice("logits").get_shape()[0] if "logits" in names else 0
+            self.end: int = self._header()["end"]
+        except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
+            raise ArtefactError(
+                f"The shard {str(path)!r} is damaged ({error}): delete its store and extract again."
+            ) from None
+
+    @property
+    def failures(self) -> list[Failure]:
+        return [Failure(name, reason) for name, reason in self._header()["failures"]]
+
+    def digests(self) -> Tensor:
+        if not self.rows:
+            return torch.empty(0, DIGEST_BYTES, dtype=torch.uint8)
+        with safe_open(self._path, "pt") as file:
+            digests: Tensor = file.get_tensor("digests")
+        return digests
+
+    def activations(self) -> Activations:
+        """The rows of this shard, mapped from the file rather than read into memory."""
+        with safe_open(self._path, "pt") as file:
+            return Activations(
+                file.get_tensor("features"),
+                file.get_tensor("logits"),
+                file.get_tensor("labels") if self.has_labels else None,
+                self._header()["ids"],
+            )
+
+    def _header(self) -> dict[str, Any]:
+        with safe_open(self._path, "pt") as file:
+            header: dict[str, Any] = json.loads(file.metadata()["shard"])
+        return header
+
+
+def _shard_paths(folder: Path) -> list[Path]:
+    return sorted(folder.glob("shard-*.safetensors"))
+
+
+def _read_manifest(folder: Path) -> _StoreManifest | None:
+    path = folder / "store.json"
+    try:
+        manifest = _StoreManifest.model_validate_json(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ArtefactError(f"{str(path)!r} is damaged: {error}. Delete the folder.") from None
+    if manifest.schema_version > SCHEMA_VERSION:
+        raise ArtefactError(
+            f"The store {str(folder)!r} has schema {manifest.schema_version}, newer than the "
+            f"{SCHEMA_VERSION} this neroli reads: upgrade neroli."
+        )
+    return manifest
