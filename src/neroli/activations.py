@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -57,8 +57,9 @@ class Activations:
             object.__setattr__(self, "labels", self._checked_labels(self.labels))
         if self.ids is not None:
             object.__setattr__(self, "ids", tuple(str(i) for i in self.ids))
-        rows = {"logits": self.logits, "labels": self.labels, "ids": self.ids}
-        for name, value in {**rows, **self.taps, **self.extras}.items():
+        rows: dict[str, Any] = {"logits": self.logits, "labels": self.labels, "ids": self.ids}
+        rows |= {**self.taps, **self.extras}
+        for name, value in rows.items():
             if value is not None and len(value) != len(self.features):
                 raise InvalidInput(
                     f"{name} has {len(value)} rows where features has {len(self.features)}."
@@ -172,14 +173,14 @@ class Activations:
 
     def to(self, device: torch.device | str) -> Activations:
         """The same activations on another device."""
-        moved = {
-            f.name: value.to(device)
-            for f in fields(self)
-            if isinstance(value := getattr(self, f.name), Tensor)
-        }
-        for name in ("taps", "extras"):
-            moved[name] = {key: v.to(device) for key, v in getattr(self, name).items()}
-        return replace(self, **moved)
+        return replace(
+            self,
+            features=self.features.to(device),
+            logits=self.logits.to(device),
+            labels=None if self.labels is None else self.labels.to(device),
+            taps={name: value.to(device) for name, value in self.taps.items()},
+            extras={name: value.to(device) for name, value in self.extras.items()},
+        )
 
     @staticmethod
     def concatenate(parts: Sequence[Activations]) -> Activations:
@@ -190,7 +191,9 @@ class Activations:
         return Activations(
             torch.cat([p.features for p in parts]),
             torch.cat([p.logits for p in parts]),
-            None if any(v is None for v in labels) else torch.cat([v for v in labels if v is not None]),
+            None
+            if any(v is None for v in labels)
+            else torch.cat([v for v in labels if v is not None]),
             None if any(v is None for v in ids) else [i for v in ids if v is not None for i in v],
             {name: torch.cat([p.taps[name] for p in parts]) for name in first.taps},
             {name: torch.cat([p.extras[name] for p in parts]) for name in first.extras},

@@ -3,9 +3,9 @@
 The scores of n calibration images say how high ordinary images score. Whatever the detector, if new
 ID images are exchangeable with the calibration images, then with ``guarantee="average"`` the
 false-alarm rate is at most ``false_alarm_rate`` on average over calibration sets (split conformal
-prediction; Vovk et al. 2005, Lei et al. 2018), and with ``guarantee="confidence"`` it is so for this
-very calibration set with probability ``confidence`` (the rate above the k-th smallest of n scores is
-Beta distributed; Wilks 1941, Vovk 2012). The second threshold is higher, so an image with
+prediction; Vovk et al. 2005, Lei et al. 2018), and with ``guarantee="confidence"`` it is so for
+this very calibration set with probability ``confidence`` (the rate above the k-th smallest of n
+scores is Beta distributed; Wilks 1941, Vovk 2012). The second threshold is higher, so an image with
 ``p_value <= false_alarm_rate`` is not always flagged.
 """
 

@@ -116,11 +116,11 @@ def as_source(images: Any, batch_size: int = IMAGE_BATCH) -> ImageSource:
 
     Args:
         images: a source; a folder (its images without labels); a list of files; a data loader, a
-            data set or an iterable of ``x``, ``(x, y)`` or ``(x, y, id)`` batches; or a float tensor
-            or uint8 array of images.
+            data set or an iterable of ``x``, ``(x, y)`` or ``(x, y, id)`` batches; or a float
+            tensor or uint8 array of images.
         batch_size: images at a time for tensors, arrays and data sets.
     """
-    if isinstance(images, ImageFiles | ImageLoader) or hasattr(images, "fingerprint"):
+    if hasattr(type(images), "fingerprint"):
         return cast(ImageSource, images)
     if isinstance(images, str | Path):
         return ImageFolder(images)
@@ -165,7 +165,7 @@ def find_head(classifier: Classifier, source: ImageSource) -> None:
 def store_key(classifier: Classifier, source: ImageSource) -> str:
     """What identifies a store: weights, preprocessing, head, taps and the images in order."""
     preprocessing = classifier.preprocessing
-    parts = {
+    parts: dict[str, Any] = {
         "weights": classifier.weights_hash(),
         "preprocessing": None if preprocessing is None else asdict(preprocessing),
         "head": classifier.head_name,
@@ -197,7 +197,13 @@ def _progress_bar(
         yield lambda position: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:

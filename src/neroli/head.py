@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -138,7 +138,7 @@ def find_head(model: nn.Module, images: Tensor, name: str | None = None) -> str:
         candidates = {name: model.get_submodule(name)}
     calls: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def record(name: str) -> object:
+    def record(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
             if inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
                 calls.pop(name, None)  # keeps the order of the last calls
@@ -146,7 +146,7 @@ def find_head(model: nn.Module, images: Tensor, name: str | None = None) -> str:
 
         return hook
 
-    handles = [m.register_forward_hook(record(n)) for n, m in candidates.items()]  # type: ignore[arg-type]
+    handles = [m.register_forward_hook(record(n)) for n, m in candidates.items()]
     try:
         with evaluation_mode(model):
             logits = logits_of(run(model, images))
@@ -167,8 +167,8 @@ def find_head(model: nn.Module, images: Tensor, name: str | None = None) -> str:
     tried = "; ".join(reasons[:3]) or "it calls no linear layer or 1x1 convolution as a module"
     raise HeadNotFound(
         f"No linear head found in this {type(model).__name__}: {tried}. "
-        'Name the layer that yields the logits, Classifier(model, head="path.to.layer"), or let the '
-        "model end in one nn.Linear that yields its output."
+        'Name the layer that yields the logits, Classifier(model, head="path.to.layer"), or let '
+        "the model end in one nn.Linear that yields its output."
     )
 
 
@@ -239,4 +239,3 @@ def _close(left: Tensor, right: Tensor) -> bool:
     precision = max(_TOLERANCE, 16 * max(torch.finfo(t.dtype).eps for t in (left, right)))
     error = (left.double() - right.double()).abs().max()
     return bool(error <= precision * max(1.0, float(right.abs().max())))
-

@@ -15,7 +15,7 @@ from neroli.head import LinearHead
 def relevance(batch: Activations, head: LinearHead, eps: float = 0.0) -> tuple[Tensor, Tensor]:
     """How much each penultimate neuron, and the bias, contributed to the predicted probabilities.
 
-    With ``p = softmax(z)``, ``r_j = a_j sum_k p_k w_kj / z_k`` and ``r_bias = sum_k p_k b_k / z_k``:
+    With ``p = softmax(z)``: ``r_j = a_j sum_k p_k w_kj / z_k``, ``r_bias = sum_k p_k b_k / z_k``.
     LRP-0 through the head, started from the softmax vector. At ``eps = 0`` and without zero logits
     ``relevance.sum(1) + bias_relevance`` is one. A positive ``eps`` steadies terms with a logit
     near zero by the signed stabiliser ``z + eps sign(z)`` (``sign(0) = +1``). At ``eps = 0`` the

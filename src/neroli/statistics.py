@@ -148,7 +148,11 @@ class Quantiles(Statistic[Tensor]):
         counts = _required(self._counts).to(torch.float64)
         cumulative = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         edges = torch.linspace(
-            self.range.low, self.range.high, self.bins + 1, dtype=torch.float64, device=counts.device
+            self.range.low,
+            self.range.high,
+            self.bins + 1,
+            dtype=torch.float64,
+            device=counts.device,
         )
         wanted = torch.tensor(self.levels, dtype=torch.float64, device=counts.device)
         wanted = wanted * cumulative[-1]
@@ -203,7 +207,7 @@ class Covariance(Statistic[Gaussian]):
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Per class: number of images ``[C]``, mean ``[C, K]`` and variance ``[C, K]`` (divided by n)."""
+    """Per class: number ``[C]``, mean ``[C, K]`` and variance ``[C, K]`` (divided by the number)."""
 
     count: Tensor
     mean: Tensor
@@ -235,7 +239,7 @@ class ClassMoments(Statistic[Moments]):
         values = batch.quantity(self.of)
         labels = batch.predictions if self.labels == "predicted" else batch.labels
         assert labels is not None, "fitting checks that labels are there"
-        present, index = labels.unique(return_inverse=True)
+        present, index = torch.unique(labels, return_inverse=True)
         count = torch.bincount(index, minlength=len(present)).to(torch.float64)
         mean = values.new_zeros(len(present), values.shape[1]).index_add_(0, index, values)
         mean /= count[:, None]
@@ -247,9 +251,7 @@ class ClassMoments(Statistic[Moments]):
         if other._count is not None and other._mean is not None and other._scatter is not None:
             self._allocate(len(other._count), other._mean)
             present = other._count.nonzero()[:, 0]
-            self._add(
-                present, other._count[present], other._mean[present], other._scatter[present]
-            )
+            self._add(present, other._count[present], other._mean[present], other._scatter[present])
 
     def _allocate(self, num_classes: int, like: Tensor) -> None:
         if self._count is None:
@@ -272,7 +274,10 @@ class ClassMoments(Statistic[Moments]):
         empty = (count == 0).nonzero()[:, 0].tolist()
         if empty:
             what, remedy = (
-                ("was never predicted for a training image", "add images the classifier assigns to it")
+                (
+                    "was never predicted for a training image",
+                    "add images the classifier assigns to it",
+                )
                 if self.labels == "predicted"
                 else ("has no training image", "add some, or learn with labels='predicted'")
             )

@@ -1,9 +1,9 @@
 """ActivationStore: the activations of a data set on disk, written in shards and memory-mapped.
 
-A store is a folder: ``store.json`` says what it is of and whether it is complete, ``head.safetensors``
-holds the linear head, and every ``shard-NNNNN.safetensors`` some rows of features, logits, labels,
-ids and content hashes. Each file is written atomically, so that a process killed at any moment leaves
-a store that the next run continues.
+A store is a folder: ``store.json`` says what it is of and whether it is complete,
+``head.safetensors`` holds the linear head, and every ``shard-NNNNN.safetensors`` some rows of
+features, logits, labels, ids and content hashes. Each file is written atomically, so that a process
+killed at any moment leaves a store that the next run continues.
 """
 
 from __future__ import annotations

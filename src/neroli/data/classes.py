@@ -31,8 +31,8 @@ def match_folders(
 ) -> ClassFolders:
     """Match the subfolders of ``root`` to a model's classes.
 
-    By the class map if there is one; else by the model's class names, if the folders bear them; else
-    in sorted order, when there are as many as classes.
+    By the class map if there is one; else by the model's class names, if the folders bear them;
+    else in sorted order, when there are as many as classes.
 
     Args:
         root: a folder with one subfolder a class.

@@ -19,7 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from neroli.errors import InvalidInput, UnreadableImage
 
 MAX_PIXELS = 100_000_000
-"""Larger images are refused before they are decompressed (a decompression bomb, or a whole slide)."""
+"""Larger images (decompression bombs, whole slides) are refused before they are decompressed."""
 
 EXTENSIONS = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".jp2", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -50,7 +50,9 @@ def decode(content: bytes) -> Image.Image:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of sizes this refuses, or of odd metadata
+            warnings.simplefilter(
+                "ignore"
+            )  # Pillow warns of sizes this refuses, or of odd metadata
             with Image.open(io.BytesIO(content)) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise UnreadableImage(_too_large(image.width, image.height))
@@ -72,7 +74,7 @@ def to_picture(image: Image.Image) -> Image.Image:
     Raises:
         UnreadableImage: if there is no rule for its mode.
     """
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.getextrema()[1] <= 65535):
+    if image.mode.startswith("I;16") or (image.mode == "I" and np.asarray(image).max() <= 65535):
         return Image.fromarray((np.asarray(image).astype(np.uint16) / 257).round().astype(np.uint8))
     if image.mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")

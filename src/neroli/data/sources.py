@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,7 +155,9 @@ class ImageFiles:
         self, positions: range, loaded: list[tuple[bytes, Tensor] | str], shape: torch.Size
     ) -> ImageBatch:
         good = [
-            (p, *item) for p, item in zip(positions, loaded, strict=True) if not isinstance(item, str)
+            (p, *item)
+            for p, item in zip(positions, loaded, strict=True)
+            if not isinstance(item, str)
         ]
         failures = tuple(
             Failure(self.ids[p], item)
@@ -243,7 +245,7 @@ class ImageLoader:
     @property
     def size(self) -> int | None:
         dataset = getattr(self.loader, "dataset", None)
-        return len(dataset) if hasattr(dataset, "__len__") else None
+        return len(dataset) if isinstance(dataset, Sized) else None
 
     @property
     def fingerprint(self) -> None:

@@ -30,8 +30,9 @@ def learned() -> Any:
 class Detector(ABC):
     """Tells how far an image lies outside the training distribution.
 
-    A subclass is a dataclass: its fields are the paper's hyper-parameters and, marked ``learned()``,
-    the tensors it learns. It implements ``compute`` and, unless it learns nothing, ``learn``.
+    A subclass is a dataclass: its fields are the paper's hyper-parameters and, marked
+    ``learned()``, the tensors it learns. It implements ``compute`` and, unless it learns nothing,
+    ``learn``.
     """
 
     name: ClassVar[str]
@@ -69,9 +70,9 @@ class Detector(ABC):
         expected = None if self.head is None else (self.head.num_features, self.head.num_classes)
         if expected is not None and expected != (batch.num_features, batch.num_classes):
             raise InvalidInput(
-                f"This {type(self).__name__} was fitted on {expected[0]} features and {expected[1]} "
-                f"classes, the batch has {batch.num_features} and {batch.num_classes}: it is of "
-                "another model."
+                f"This {type(self).__name__} was fitted on {expected[0]} features and "
+                f"{expected[1]} classes, the batch has {batch.num_features} and "
+                f"{batch.num_classes}: it is of another model."
             )
         batch.check_finite()
         with torch.no_grad():

@@ -23,4 +23,5 @@ class Entropy(Detector):
     name: ClassVar[str] = "entropy"
 
     def compute(self, batch: Activations) -> Tensor:
-        return torch.special.entr(batch.logits.softmax(dim=1)).sum(dim=1)
+        entropy: Tensor = torch.special.entr(batch.logits.softmax(dim=1)).sum(dim=1)
+        return entropy

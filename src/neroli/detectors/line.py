@@ -62,7 +62,7 @@ class LINe(Detector):
     rank: Tensor = learned()
     """How many weights of the same column are greater, ``[C, D]``."""
     kept: Tensor = learned()
-    """How many of the greatest weights of a column are kept for each predicted class, ``[C, D]``."""
+    """How many of a column's greatest weights are kept for each predicted class, ``[C, D]``."""
 
     def __post_init__(self) -> None:
         for name in ("weight_percentile", "activation_percentile"):
@@ -99,7 +99,9 @@ class LINe(Detector):
         dtype = np.int16 if head.num_classes <= np.iinfo(np.int16).max else np.int32
         self.rank = torch.from_numpy(_descending_rank(weight).astype(dtype))
         self.kept = torch.from_numpy(
-            np.stack([self._weights_kept(np.abs(row), weight) for row in contribution]).astype(dtype)
+            np.stack([self._weights_kept(np.abs(row), weight) for row in contribution]).astype(
+                dtype
+            )
         )
 
     def _weights_kept(
@@ -111,14 +113,15 @@ class LINe(Detector):
         that no mask of C x C x D is ever kept.
         """
         weighted = importance * weight
-        return (weighted > np.percentile(weighted, self.weight_percentile)).sum(axis=0)
+        kept = weighted > np.percentile(weighted, self.weight_percentile)
+        return np.asarray(np.count_nonzero(kept, axis=0))
 
     def compute(self, batch: Activations) -> Tensor:
         assert self.head is not None
         clipped = batch.features.clamp(max=float(self.threshold))
         predictions = self.head(clipped).argmax(dim=1)
         scores = torch.empty_like(clipped[:, 0])
-        for predicted in predictions.unique().tolist():
+        for predicted in torch.unique(predictions).tolist():
             rows = (predictions == predicted).nonzero()[:, 0]
             columns = self.active[predicted].nonzero()[:, 0]
             kept = self.rank[:, columns] < self.kept[predicted, columns]

@@ -117,7 +117,7 @@ class NERO(Detector):
 
 @dataclass(frozen=True, eq=False)
 class _NearestCentroid:
-    """L1 distance of the relevance, bias included, to the nearest centroid, and |r_bias|: [N, 2]."""
+    """L1 distance of relevance, bias included, to the nearest centroid, and |r_bias|: [N, 2]."""
 
     relevance: HeadRelevance
     centroids: Tensor

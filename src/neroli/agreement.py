@@ -1,0 +1,74 @@
+"""Whether a classifier agrees with the labels it is given: a wrong mapping is a silent error."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from neroli.activations import ActivationSource
+from neroli.fitting import gather
+from neroli.statistics import ConfusionMatrix
+
+_NEAR_CHANCE_KAPPA = 0.1
+_FEW = 10
+
+
+@dataclass(frozen=True)
+class LabelAgreement:
+    """How often predictions equal labels, against how often they would by chance.
+
+    Attributes:
+        accuracy: share of images predicted as labelled, in 0..1.
+        chance: the share if predictions and labels were independent, in 0..1.
+        confused: pairs (label, predicted) of classes with ten images or more, most of which are
+            predicted as one other class.
+    """
+
+    accuracy: float
+    chance: float
+    confused: tuple[tuple[int, int], ...]
+
+    @property
+    def is_near_chance(self) -> bool:
+        """Whether Cohen's kappa is below 0.1."""
+        if self.chance > 1 - 1e-9:  # a single class: nothing to tell chance from
+            return False
+        return (self.accuracy - self.chance) / (1 - self.chance) < _NEAR_CHANCE_KAPPA
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether the labels, the weights or the preprocessing look wrong."""
+        return self.is_near_chance or bool(self.confused)
+
+    def __str__(self) -> str:
+        text = f"The classifier predicts {self.accuracy:.1%} of the training images as labelled"
+        if self.is_near_chance:
+            text += f", hardly more than by chance ({self.chance:.1%})"
+        if self.confused:
+            label, predicted = self.confused[0]
+            text += f"; most images labelled {label} are predicted as {predicted}"
+        if self.is_doubtful:
+            text += ". Check the order of the classes, the weights and the preprocessing"
+        return text + "."
+
+
+def label_agreement(activations: ActivationSource) -> LabelAgreement | None:
+    """The agreement of predictions and labels; None if there are no labels."""
+    if not activations.has_labels:
+        return None
+    counts: Tensor = gather([ConfusionMatrix()], activations)[0]
+    total = counts.sum()
+    share = counts.double() / total
+    majority = counts.argmax(dim=1)
+    labelled = counts.sum(dim=1)
+    mistaken = (labelled >= _FEW) & (counts.amax(dim=1) * 2 > labelled)
+    return LabelAgreement(
+        accuracy=float(share.diagonal().sum()),
+        chance=float(share.sum(dim=1) @ share.sum(dim=0)),
+        confused=tuple(
+            (label, int(majority[label]))
+            for label in mistaken.nonzero()[:, 0].tolist()
+            if int(majority[label]) != label
+        ),
+    )

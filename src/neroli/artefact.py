@@ -1,0 +1,167 @@
+"""Saved guards on disk: a manifest people can read, and tensors beside it; no pickle.
+
+``manifest.json`` names the one ``state-*.safetensors`` file that belongs to it, by its hash, and is
+replaced last: a save that dies half way leaves the guard that was there before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from neroli import __version__
+from neroli.calibration import Promise
+from neroli.data.preprocessing import Preprocessing
+from neroli.errors import ArtefactError
+from neroli.files import atomic_path, digest
+
+SCHEMA_VERSION = 1
+
+
+class _Part(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class DetectorPart(_Part):
+    """Which detector, with which hyper-parameters."""
+
+    name: str
+    hyperparameters: dict[str, Any]
+
+
+class ClassifierPart(_Part):
+    """Of which classifier: enough to refuse another one."""
+
+    weights_hash: str
+    head: str
+    num_features: int
+    num_classes: int
+    class_names: list[str] | None
+    preprocessing: Preprocessing | None
+
+
+class TrainingPart(_Part):
+    """What it was fitted on."""
+
+    images: int
+    unreadable: int
+    accuracy: float | None
+
+
+class CalibrationPart(_Part):
+    """What it was calibrated on, and what its threshold promises."""
+
+    images: int
+    unreadable: int
+    duplicates_dropped: int
+    promise: Promise
+
+
+class ModelSource(_Part):
+    """Where the command line found the model; weights relative to the guard's folder."""
+
+    model: str
+    weights: str | None
+
+
+class Manifest(_Part):
+    """What ``manifest.json`` says."""
+
+    format: Literal["neroli guard"] = "neroli guard"
+    schema_version: int = SCHEMA_VERSION
+    neroli_version: str = __version__
+    created: str
+    detector: DetectorPart
+    classifier: ClassifierPart
+    training: TrainingPart
+    calibration: CalibrationPart | None
+    model_source: ModelSource | None = None
+    state_hash: str = ""
+
+    @property
+    def state_file(self) -> str:
+        return f"state-{self.state_hash}.safetensors"
+
+
+def write(folder: Path | str, manifest: Manifest, state: Mapping[str, Tensor]) -> None:
+    """Save a manifest and its tensors, replacing a guard that is there.
+
+    Raises:
+        ArtefactError: if the folder cannot be written to, or holds something that is not a guard.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ArtefactError(f"{str(folder)!r} is a file: choose another folder for the guard.")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "manifest.json").exists():
+        raise ArtefactError(
+            f"{str(folder)!r} holds other files and no guard: choose an empty or new folder."
+        )
+    content = save({name: tensor.contiguous() for name, tensor in state.items()})
+    manifest = manifest.model_copy(update={"state_hash": digest(content).hex()})
+    with atomic_path(folder / manifest.state_file) as path:
+        path.write_bytes(content)
+    with atomic_path(folder / "manifest.json") as path:
+        path.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    for old in folder.glob("state-*.safetensors"):
+        if old.name != manifest.state_file:
+            old.unlink()
+
+
+def read_manifest(folder: Path | str) -> Manifest:
+    """The manifest of a saved guard.
+
+    Raises:
+        ArtefactError: if there is none, it is damaged, or of a newer schema.
+    """
+    path = Path(folder) / "manifest.json"
+    try:
+        text = path.read_text(encoding="utf-8")
+        version = _Version.model_validate_json(text).schema_version
+        if version > SCHEMA_VERSION:
+            raise ArtefactError(
+                f"The guard {str(folder)!r} has schema {version}, newer than the {SCHEMA_VERSION} "
+                f"that neroli {__version__} reads: upgrade neroli."
+            )
+        return Manifest.model_validate_json(text)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ArtefactError(f"There is no guard in {str(folder)!r} (no manifest.json).") from None
+    except OSError as error:
+        raise ArtefactError(f"Cannot read {str(path)!r}: {error.strerror}.") from None
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise ArtefactError(
+            f"{str(path)!r} is not a valid guard manifest ({where}: {first['msg']}): "
+            "restore it or fit the guard again."
+        ) from None
+    except UnicodeDecodeError:
+        raise ArtefactError(f"{str(path)!r} is not text: restore it or fit again.") from None
+
+
+def read_state(folder: Path | str, manifest: Manifest) -> dict[str, Tensor]:
+    """The tensors of a saved guard.
+
+    Raises:
+        ArtefactError: if they are missing or not those the manifest was saved with.
+    """
+    path = Path(folder) / manifest.state_file
+    try:
+        content = path.read_bytes()
+        if digest(content).hex() != manifest.state_hash:
+            raise ArtefactError(
+                f"{str(path)!r} is damaged: its content is not what the manifest was saved with. "
+                "Restore it or fit the guard again."
+            )
+        return load(content)
+    except (OSError, SafetensorError) as error:
+        raise ArtefactError(f"Cannot read the guard's tensors {str(path)!r}: {error}.") from None
+
+
+class _Version(pydantic.BaseModel):
+    schema_version: int

@@ -1,0 +1,336 @@
+"""Guard: classifier, detector and threshold together, the thing users deploy."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from neroli import artefact
+from neroli.activations import Activations
+from neroli.agreement import label_agreement
+from neroli.artefact import (
+    CalibrationPart,
+    ClassifierPart,
+    DetectorPart,
+    Manifest,
+    ModelSource,
+    TrainingPart,
+)
+from neroli.calibration import Calibration, Guarantee, Promise
+from neroli.classifier import Classifier
+from neroli.detectors import Detector, create
+from neroli.errors import (
+    ArtefactError,
+    CalibrationOverlap,
+    NeroliWarning,
+    NotCalibrated,
+    NotFitted,
+)
+from neroli.extraction import IMAGE_BATCH, Extracted, as_source, class_folder, extract, stream
+from neroli.fitting import fit
+from neroli.store import ActivationStore
+
+MAX_OVERLAP = 0.01
+"""Largest share of calibration images that may also be training images (they are dropped)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Verdicts:
+    """What a guard says of N images; all tensors are on the CPU.
+
+    Attributes:
+        score: ``[N]``, higher = more OOD.
+        p_value: ``[N]`` float64 conformal p-values in (0, 1]; small = OOD.
+        is_ood: ``[N]`` bool, score above the threshold.
+        predicted_class: ``[N]`` int64.
+    """
+
+    score: Tensor
+    p_value: Tensor
+    is_ood: Tensor
+    predicted_class: Tensor
+
+    def __len__(self) -> int:
+        return len(self.score)
+
+
+class Guard:
+    """Says of every image whether it lies outside what the classifier was trained on.
+
+    Args:
+        classifier: the trained classifier.
+        detector: how scores are computed; fitted by ``fit``.
+    """
+
+    def __init__(self, classifier: Classifier, detector: Detector) -> None:
+        self.classifier = classifier
+        self.detector = detector
+        self.calibration: Calibration | None = None
+        self.model_source: ModelSource | None = None
+        self.training: TrainingPart | None = None
+        self.held_out: CalibrationPart | None = None
+        self._training_digests = torch.empty(0, 16, dtype=torch.uint8)
+
+    def fit(
+        self,
+        training: Any,
+        *,
+        store: Path | str | None = None,
+        batch_size: int = IMAGE_BATCH,
+        progress: bool | None = None,
+    ) -> Self:
+        """Fit the detector on the classifier's training images; any calibration is dropped.
+
+        Args:
+            training: ID training images: a folder with one subfolder a class, a loader of
+                ``(x, y)``, or anything else ``neroli.extraction.as_source`` takes.
+            store: folder to keep the activations in, so that an interrupted run goes on; without it
+                they live in a temporary folder.
+            batch_size: images at a time; a loader keeps its own.
+            progress: show a progress bar; None does so on a terminal.
+
+        Raises:
+            LabelsRequired, NotEnoughImages, InvalidInput: as ``neroli.fit``.
+            HeadNotFound, ClassMapError: if the model or the folder cannot be made sense of.
+        """
+        if isinstance(training, str | Path):
+            training, _ = class_folder(self.classifier, training)
+        with self._activations(training, store, batch_size, progress) as activations:
+            fit([self.detector], activations, self.classifier.head)
+            agreement = label_agreement(activations)
+            self._training_digests = activations.digests()
+            self.training = TrainingPart(
+                images=len(activations),
+                unreadable=len(activations.failures),
+                accuracy=None if agreement is None else agreement.accuracy,
+            )
+        self.calibration = self.held_out = None
+        if agreement is not None and agreement.is_doubtful:
+            warnings.warn(str(agreement), NeroliWarning, stacklevel=2)
+        return self
+
+    def calibrate(
+        self,
+        held_out: Any,
+        false_alarm_rate: float = 0.05,
+        *,
+        guarantee: Guarantee = "confidence",
+        confidence: float = 0.9,
+        per_class: bool = False,
+        store: Path | str | None = None,
+        batch_size: int = IMAGE_BATCH,
+        progress: bool | None = None,
+    ) -> Self:
+        """Set the threshold from held-out ID images the classifier was not trained on.
+
+        Images found in the training set (by content) are dropped and counted.
+
+        Args:
+            held_out: as ``training`` of ``fit``; labels are not needed.
+            false_alarm_rate: share of ID images that may be flagged, in 0..1.
+            guarantee: see ``neroli.calibration``.
+            confidence: probability of a "confidence" guarantee.
+            per_class: a threshold for every predicted class with enough images; the others share
+                one, with a warning.
+            store, batch_size, progress: as in ``fit``.
+
+        Raises:
+            NotFitted: before ``fit``.
+            NotEnoughImages: if there are too few images for the promise.
+            CalibrationOverlap: if more than 1 % of the images are training images.
+        """
+        promise = Promise(false_alarm_rate, guarantee, confidence, per_class)
+        if self.training is None:
+            raise NotFitted("Fit the guard on training images before calibrating it.")
+        with self._activations(held_out, store, batch_size, progress) as activations:
+            known = {bytes(row) for row in self._training_digests.numpy()}
+            fresh = torch.tensor([bytes(d) not in known for d in activations.digests().numpy()])
+            dropped = len(fresh) - int(fresh.sum())
+            if dropped > MAX_OVERLAP * len(fresh):
+                raise CalibrationOverlap(
+                    f"{dropped} of {len(fresh)} calibration images are also training images, more "
+                    f"than {MAX_OVERLAP:.0%}: calibrate on images held out from training."
+                )
+            scored = [(self.detector.score(b), b.predictions) for b in activations.batches()]
+            part = CalibrationPart(
+                images=len(fresh) - dropped,
+                unreadable=len(activations.failures),
+                duplicates_dropped=dropped,
+                promise=promise,
+            )
+        scores = torch.cat([score for score, _ in scored])[fresh]
+        predictions = torch.cat([predicted for _, predicted in scored])[fresh]
+        classes = self.classifier.head.num_classes
+        self.calibration = Calibration(scores, predictions, classes, promise)
+        self.held_out = part
+        pooled = self.calibration.pooled_classes
+        if per_class and pooled:
+            warnings.warn(
+                f"{len(pooled)} of {classes} classes have fewer than {promise.images_needed} "
+                f"calibration images and share one threshold, without a promise of their own: "
+                f"{self._class_list(pooled)}.",
+                NeroliWarning,
+                stacklevel=2,
+            )
+        return self
+
+    def __call__(self, images: Any) -> Verdicts:
+        """Verdicts on some images.
+
+        Args:
+            images: a preprocessed float tensor ``[N, ...]``; or uint8 arrays, Pillow images or
+                paths, which go through the classifier's preprocessing.
+
+        Raises:
+            NotFitted, NotCalibrated: before ``fit`` and ``calibrate``.
+            InvalidInput: if the images cannot be used.
+        """
+        return self.verdicts(self.classifier(images))
+
+    def verdicts(self, activations: Activations) -> Verdicts:
+        """Verdicts on N images whose activations are known.
+
+        Raises:
+            NotFitted, NotCalibrated: before ``fit`` and ``calibrate``.
+            InvalidInput: if the activations are of another model or not finite.
+        """
+        if self.calibration is None:
+            raise NotCalibrated(
+                "The guard has no threshold: call guard.calibrate(held_out_images) first, or "
+                "guard.detector.score(activations) for bare scores."
+            )
+        scores = self.detector.score(activations).cpu()
+        predictions = activations.predictions.cpu()
+        return Verdicts(
+            scores,
+            self.calibration.p_values(scores, predictions),
+            self.calibration.is_ood(scores, predictions),
+            predictions,
+        )
+
+    def stream(
+        self,
+        images: Any,
+        *,
+        start: int = 0,
+        batch_size: int = IMAGE_BATCH,
+        progress: bool | None = None,
+    ) -> Iterator[tuple[Extracted, Verdicts | None]]:
+        """Verdicts on any number of images, batch by batch; unreadable ones are in ``failures``.
+
+        Args:
+            images: as ``neroli.extraction.as_source`` takes them.
+            start: position to begin at.
+            batch_size, progress: as in ``fit``.
+        """
+        source = as_source(images, batch_size)
+        for batch in stream(
+            self.classifier, source, batch_size=batch_size, start=start, progress=progress
+        ):
+            verdicts = None if batch.activations is None else self.verdicts(batch.activations)
+            yield batch, verdicts
+
+    def save(self, folder: Path | str) -> None:
+        """Save to a folder, atomically; a guard that is there is replaced.
+
+        Raises:
+            NotFitted: before ``fit``.
+            ArtefactError: if the folder cannot be written to or holds something else.
+        """
+        state = {f"detector.{name}": value for name, value in self.detector.state().items()}
+        state["training_digests"] = self._training_digests
+        if self.calibration is not None:
+            state["calibration.scores"] = self.calibration.scores
+            state["calibration.predictions"] = self.calibration.predictions
+        artefact.write(folder, self.manifest(), state)
+
+    @classmethod
+    def load(cls, folder: Path | str, model: nn.Module) -> Self:
+        """A saved guard, around the same model it was fitted on.
+
+        Raises:
+            ArtefactError: if there is none, it is damaged, of a newer schema, or of another model.
+        """
+        manifest = artefact.read_manifest(folder)
+        part = manifest.classifier
+        classifier = Classifier(
+            model, part.head, preprocessing=part.preprocessing, class_names=part.class_names
+        )
+        if (weights_hash := classifier.weights_hash()) != part.weights_hash:
+            raise ArtefactError(
+                f"The guard {str(folder)!r} was fitted on a model with other weights (hash "
+                f"{part.weights_hash[:12]}, this model's is {weights_hash[:12]}): load it with "
+                "that model, or fit a new guard."
+            )
+        state = artefact.read_state(folder, manifest)
+        guard = cls(classifier, create(manifest.detector.name, **manifest.detector.hyperparameters))
+        prefix = "detector."
+        guard.detector.load_state(
+            {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        )
+        guard.model_source = manifest.model_source
+        guard.training, guard.held_out = manifest.training, manifest.calibration
+        guard._training_digests = state["training_digests"]
+        if manifest.calibration is not None:
+            guard.calibration = Calibration(
+                state["calibration.scores"],
+                state["calibration.predictions"],
+                part.num_classes,
+                manifest.calibration.promise,
+            )
+        return guard
+
+    def manifest(self) -> Manifest:
+        """What a saved guard says of itself, as ``manifest.json`` holds it.
+
+        Raises:
+            NotFitted: before ``fit``.
+        """
+        if self.training is None:
+            raise NotFitted("The guard is not fitted: there is nothing to save yet.")
+        head = self.classifier.head
+        return Manifest(
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            detector=DetectorPart(
+                name=self.detector.name, hyperparameters=self.detector.hyperparameters()
+            ),
+            classifier=ClassifierPart(
+                weights_hash=self.classifier.weights_hash(),
+                head=self.classifier.head_name,
+                num_features=head.num_features,
+                num_classes=head.num_classes,
+                class_names=self.classifier.class_names,
+                preprocessing=self.classifier.preprocessing,
+            ),
+            training=self.training,
+            calibration=self.held_out,
+            model_source=self.model_source,
+        )
+
+    @contextmanager
+    def _activations(
+        self, images: Any, store: Path | str | None, batch_size: int, progress: bool | None
+    ) -> Iterator[ActivationStore]:
+        """The activations of images, in the store given or in one for the time being."""
+        with tempfile.TemporaryDirectory(prefix="neroli-") as temporary:
+            yield extract(
+                self.classifier,
+                as_source(images, batch_size),
+                store or temporary,
+                batch_size=batch_size,
+                progress=progress,
+            )
+
+    def _class_list(self, classes: list[int]) -> str:
+        names = self.classifier.class_names
+        shown = [str(c) if names is None else names[c] for c in classes[:10]]
+        return ", ".join(shown) + (", ..." if len(classes) > 10 else "")
