@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -21,13 +22,13 @@ class LabelAgreement:
     Attributes:
         accuracy: share of images predicted as labelled, in 0..1.
         chance: the share if predictions and labels were independent, in 0..1.
-        confused: pairs (label, predicted) of classes with ten images or more, most of which are
+        confused: names (label, predicted) of classes with ten images or more, most of which are
             predicted as one other class.
     """
 
     accuracy: float
     chance: float
-    confused: tuple[tuple[int, int], ...]
+    confused: tuple[tuple[str, str], ...]
 
     @property
     def is_near_chance(self) -> bool:
@@ -47,16 +48,19 @@ class LabelAgreement:
             text += f", hardly more than by chance ({self.chance:.1%})"
         if self.confused:
             label, predicted = self.confused[0]
-            text += f"; most images labelled {label} are predicted as {predicted}"
+            text += f"; most images labelled {label!r} are predicted as {predicted!r}"
         if self.is_doubtful:
             text += ". Check the order of the classes, the weights and the preprocessing"
         return text + "."
 
 
-def label_agreement(activations: ActivationSource) -> LabelAgreement | None:
+def label_agreement(
+    activations: ActivationSource, class_names: Sequence[str] | None = None
+) -> LabelAgreement | None:
     """The agreement of predictions and labels; None if there are no labels."""
     if not activations.has_labels:
         return None
+    names = class_names or [str(index) for index in range(activations.num_classes)]
     counts: Tensor = gather([ConfusionMatrix()], activations)[0]
     total = counts.sum()
     share = counts.double() / total
@@ -67,7 +71,7 @@ def label_agreement(activations: ActivationSource) -> LabelAgreement | None:
         accuracy=float(share.diagonal().sum()),
         chance=float(share.sum(dim=1) @ share.sum(dim=0)),
         confused=tuple(
-            (label, int(majority[label]))
+            (names[label], names[int(majority[label])])
             for label in mistaken.nonzero()[:, 0].tolist()
             if int(majority[label]) != label
         ),

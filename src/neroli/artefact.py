@@ -61,6 +61,7 @@ class CalibrationPart(_Part):
     unreadable: int
     duplicates_dropped: int
     promise: Promise
+    threshold: float
 
 
 class ModelSource(_Part):
@@ -95,13 +96,7 @@ def write(folder: Path | str, manifest: Manifest, state: Mapping[str, Tensor]) -
     Raises:
         ArtefactError: if the folder cannot be written to, or holds something that is not a guard.
     """
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise ArtefactError(f"{str(folder)!r} is a file: choose another folder for the guard.")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "manifest.json").exists():
-        raise ArtefactError(
-            f"{str(folder)!r} holds other files and no guard: choose an empty or new folder."
-        )
+    folder = free_folder(folder)
     content = save({name: tensor.contiguous() for name, tensor in state.items()})
     manifest = manifest.model_copy(update={"state_hash": digest(content).hex()})
     with atomic_path(folder / manifest.state_file) as path:
@@ -111,6 +106,22 @@ def write(folder: Path | str, manifest: Manifest, state: Mapping[str, Tensor]) -
     for old in folder.glob("state-*.safetensors"):
         if old.name != manifest.state_file:
             old.unlink()
+
+
+def free_folder(folder: Path | str) -> Path:
+    """The folder, if a guard may be saved there: it is new, empty, or holds a guard.
+
+    Raises:
+        ArtefactError: if it is not.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ArtefactError(f"{str(folder)!r} is a file: choose another folder for the guard.")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "manifest.json").exists():
+        raise ArtefactError(
+            f"{str(folder)!r} holds other files and no guard: choose an empty or new folder."
+        )
+    return folder
 
 
 def read_manifest(folder: Path | str) -> Manifest:

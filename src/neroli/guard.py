@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from neroli import artefact
 from neroli.activations import Activations
-from neroli.agreement import label_agreement
+from neroli.agreement import LabelAgreement, label_agreement
 from neroli.artefact import (
     CalibrationPart,
     ClassifierPart,
@@ -27,6 +27,7 @@ from neroli.artefact import (
 )
 from neroli.calibration import Calibration, Guarantee, Promise
 from neroli.classifier import Classifier
+from neroli.data.sources import Failure
 from neroli.detectors import Detector, create
 from neroli.errors import (
     ArtefactError,
@@ -78,6 +79,10 @@ class Guard:
         self.model_source: ModelSource | None = None
         self.training: TrainingPart | None = None
         self.held_out: CalibrationPart | None = None
+        self.agreement: LabelAgreement | None = None
+        """How well predictions and labels of the training images agree; not saved."""
+        self.unreadable: list[Failure] = []
+        """Images that ``fit`` and ``calibrate`` could not read; not saved."""
         self._training_digests = torch.empty(0, 16, dtype=torch.uint8)
 
     def fit(
@@ -106,16 +111,18 @@ class Guard:
             training, _ = class_folder(self.classifier, training)
         with self._activations(training, store, batch_size, progress) as activations:
             fit([self.detector], activations, self.classifier.head)
-            agreement = label_agreement(activations)
+            self.agreement = label_agreement(activations, self.classifier.class_names)
             self._training_digests = activations.digests()
             self.training = TrainingPart(
                 images=len(activations),
                 unreadable=len(activations.failures),
-                accuracy=None if agreement is None else agreement.accuracy,
+                accuracy=None if self.agreement is None else self.agreement.accuracy,
             )
+            self.unreadable = activations.failures
         self.calibration = self.held_out = None
-        if agreement is not None and agreement.is_doubtful:
-            warnings.warn(str(agreement), NeroliWarning, stacklevel=2)
+        if self.agreement is not None and self.agreement.is_doubtful:
+            warnings.warn(str(self.agreement), NeroliWarning, stacklevel=2)
+        self._warn_of_unreadable("training", self.training.unreadable)
         return self
 
     def calibrate(
@@ -161,17 +168,20 @@ class Guard:
                     f"than {MAX_OVERLAP:.0%}: calibrate on images held out from training."
                 )
             scored = [(self.detector.score(b), b.predictions) for b in activations.batches()]
-            part = CalibrationPart(
-                images=len(fresh) - dropped,
-                unreadable=len(activations.failures),
-                duplicates_dropped=dropped,
-                promise=promise,
-            )
+            unreadable = activations.failures
         scores = torch.cat([score for score, _ in scored])[fresh]
         predictions = torch.cat([predicted for _, predicted in scored])[fresh]
         classes = self.classifier.head.num_classes
         self.calibration = Calibration(scores, predictions, classes, promise)
-        self.held_out = part
+        self.held_out = CalibrationPart(
+            images=len(scores),
+            unreadable=len(unreadable),
+            duplicates_dropped=dropped,
+            promise=promise,
+            threshold=self.calibration.threshold,
+        )
+        self.unreadable = self.unreadable + unreadable
+        self._warn_of_unreadable("calibration", len(unreadable))
         pooled = self.calibration.pooled_classes
         if per_class and pooled:
             warnings.warn(
@@ -329,6 +339,11 @@ class Guard:
                 batch_size=batch_size,
                 progress=progress,
             )
+
+    def _warn_of_unreadable(self, kind: str, count: int) -> None:
+        if count:
+            text = f"{count} {kind} images could not be read: guard.unreadable says why."
+            warnings.warn(text, NeroliWarning, stacklevel=3)
 
     def _class_list(self, classes: list[int]) -> str:
         names = self.classifier.class_names

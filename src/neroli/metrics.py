@@ -1,8 +1,8 @@
 """How well scores tell in-distribution (ID) from out-of-distribution (OOD) images.
 
 Every metric takes the scores of known ID and of known OOD images, ``[N]`` and ``[M]``, higher =
-more OOD, as arrays or tensors, and returns a fraction in 0..1. All raise InvalidInput for scores that
-are empty, not one-dimensional or not finite.
+more OOD, as arrays or tensors, and returns a fraction in 0..1. All raise InvalidInput for
+scores that are empty, not one-dimensional or not finite.
 """
 
 from __future__ import annotations

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from neroli.artefact import ModelSource
 from neroli.data.preprocessing import Preprocessing
 from neroli.errors import ModelError
 
@@ -70,6 +73,49 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
     return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
 
 
+def model_source(spec: str, weights: Path | str | None, guard: Path | str) -> ModelSource:
+    """A model's name and weights file as a guard saved in the folder ``guard`` notes them."""
+    relative = None if weights is None else os.path.relpath(weights, guard)
+    return ModelSource(model=spec, weights=relative)
+
+
+def load_saved_model(
+    source: ModelSource | None,
+    guard: Path | str,
+    spec: str | None = None,
+    weights: Path | str | None = None,
+) -> nn.Module:
+    """The model that a saved guard notes, or the one named instead.
+
+    Raises:
+        ModelError: if neither says which, or as ``load_model``.
+    """
+    if spec is None and source is None:
+        raise ModelError(
+            f"The guard {str(guard)!r} does not say which model it is of: name it with --model."
+        )
+    if weights is None and source is not None and source.weights is not None:
+        weights = Path(os.path.normpath(Path(guard) / source.weights))
+        if not weights.exists():
+            raise ModelError(
+                f"The model's weights are no longer at {str(weights)!r}: say where with --weights."
+            )
+    return load_model(spec or (source.model if source else ""), weights)
+
+
+def to(device: str, model: nn.Module) -> nn.Module:
+    """The model, moved to a device by name.
+
+    Raises:
+        ModelError: if there is no such device here.
+    """
+    try:
+        return model.to(torch.device(device))
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"Cannot run on device {device!r}: {reason}") from None
+
+
 def own_preprocessing(model: nn.Module) -> Preprocessing | None:
     """The preprocessing a model states itself (timm's data configuration), if it does."""
     config = getattr(model, "pretrained_cfg", None)
@@ -79,7 +125,7 @@ def own_preprocessing(model: nn.Module) -> Preprocessing | None:
     data = importlib.import_module("timm.data").resolve_model_data_config(model)
     height, width = data["input_size"][1:]
     share = data["crop_pct"]
-    resize: int | tuple[int, int] = (int(height / share), int(width / share))
+    resize = (int(height / share), int(width / share))
     return Preprocessing(
         mean=tuple(data["mean"]),
         std=tuple(data["std"]),
@@ -103,8 +149,6 @@ def _timm_model(name: str, state: Mapping[str, Tensor] | None) -> nn.Module:
         raise ModelError(f"timm:{name} needs timm: pip install 'neroli[timm]' ({error}).") from None
     known = timm.list_models()
     if name.partition(".")[0] not in known:
-        import difflib
-
         near = difflib.get_close_matches(name, known, n=1)
         raise ModelError(f"timm has no model {name!r}" + (f": {near[0]!r}?" if near else "."))
     model: nn.Module = timm.create_model(name, pretrained=False)
@@ -129,8 +173,8 @@ def _own_model(module: str, factory: str) -> nn.Module:
         make = getattr(importlib.import_module(module), factory)
     except ImportError as error:
         raise ModelError(
-            f"Cannot import {module!r} for the model {module}:{factory} ({error}): run in the folder "
-            "that holds it, or install it."
+            f"Cannot import {module!r} for the model {module}:{factory} ({error}): run in the "
+            "folder that holds it, or install it."
         ) from error
     except AttributeError:
         raise ModelError(f"The module {module!r} has no {factory!r}.") from None
@@ -175,7 +219,7 @@ def _import_torchvision() -> None:
     except RuntimeError as error:
         if "torchvision::nms does not exist" not in str(error):
             raise
-        library = torch.library.Library("torchvision", "FRAGMENT")
+        library: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
         library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         _torchvision_operators = library

@@ -207,7 +207,7 @@ class Covariance(Statistic[Gaussian]):
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Per class: number ``[C]``, mean ``[C, K]`` and variance ``[C, K]`` (divided by the number)."""
+    """By class: number ``[C]``, mean ``[C, K]`` and variance ``[C, K]`` (divided by the number)."""
 
     count: Tensor
     mean: Tensor

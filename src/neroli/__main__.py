@@ -1,0 +1,5 @@
+"""``python -m neroli``."""
+
+from neroli.cli import main
+
+main()

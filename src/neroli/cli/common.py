@@ -1,0 +1,118 @@
+"""What the commands share: exit codes, reporting, and options of the same meaning."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from neroli.data.preprocessing import Preprocessing
+    from neroli.data.sources import Failure
+
+ERROR = 1
+SOME_UNREADABLE = 3
+EXIT_CODES = "Exit code 0: done; 1: not done, with the reason; 3: done, but some images unreadable."
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images through the network at a time.")]
+Device = Annotated[str, typer.Option(help="Where the network runs: cpu, cuda, cuda:1, mps.")]
+
+
+@contextmanager
+def reported(as_json: bool) -> Iterator[None]:
+    """Turn neroli's errors into one sentence and exit code 1, and its warnings into plain lines."""
+    from neroli.errors import NeroliError, NeroliWarning
+
+    def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+        note = message if issubclass(category, NeroliWarning) else f"{category.__name__}: {message}"
+        print(f"neroli: warning: {note}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        try:
+            yield
+        except NeroliError as error:
+            if as_json:
+                print(json.dumps({"error": type(error).__name__, "message": str(error)}))
+            print(f"neroli: {error}", file=sys.stderr)
+            raise typer.Exit(ERROR) from None
+        except KeyboardInterrupt:
+            print("neroli: interrupted; run the same command to go on.", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+
+def emit(as_json: bool, facts: dict[str, Any], text: Callable[[], str]) -> None:
+    """Print the result of a command, for programs or for people."""
+    print(json.dumps(facts, indent=2) if as_json else text())
+
+
+def list_unreadable(failures: Sequence[Failure], what: str = "image") -> None:
+    """List unreadable images on standard error; the first twenty, and how many there were."""
+    for failure in failures[:20]:
+        print(f"neroli: unreadable {what} {failure.id!r} {failure.reason}", file=sys.stderr)
+    if len(failures) > 20:
+        print(f"neroli: ... and {len(failures) - 20} more unreadable {what}s", file=sys.stderr)
+
+
+def preprocessing_with(
+    stated: Preprocessing | None,
+    resize: str | None,
+    crop: str | None,
+    mean: str | None,
+    std: str | None,
+) -> Preprocessing:
+    """The model's own preprocessing with what the user asked for instead.
+
+    Raises:
+        ModelError: if the model states none and the user gave no mean and std.
+        InvalidInput: if an option is not a number or out of range.
+    """
+    from dataclasses import replace
+
+    from neroli.data.preprocessing import Preprocessing
+    from neroli.errors import ModelError
+
+    changes: dict[str, Any] = {}
+    if resize is not None:
+        changes["resize"] = _pixels("--resize", resize)
+        if crop is None and stated is not None:
+            changes["crop"] = None
+    if crop is not None:
+        changes["crop"] = _pixels("--crop", crop)
+    if mean is not None:
+        changes["mean"] = _numbers("--mean", mean)
+    if std is not None:
+        changes["std"] = _numbers("--std", std)
+    if stated is not None:
+        return replace(stated, **changes)
+    if mean is None or std is None:
+        raise ModelError(
+            "The model does not state its preprocessing: give what it was trained with, for "
+            "example --resize 256 --crop 224 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225."
+        )
+    return Preprocessing(**changes)
+
+
+def _pixels(option: str, text: str) -> int | tuple[int, int]:
+    from neroli.errors import InvalidInput
+
+    parts = text.lower().split("x")
+    if not all(part.isdigit() for part in parts) or len(parts) > 2:
+        raise InvalidInput(f"{option} takes pixels, 256 or HEIGHTxWIDTH, got {text!r}.")
+    sizes = [int(part) for part in parts]
+    return sizes[0] if len(sizes) == 1 else (sizes[0], sizes[1])
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    from neroli.errors import InvalidInput
+
+    try:
+        return tuple(float(part) for part in text.replace(" ", ",").split(",") if part)
+    except ValueError:
+        raise InvalidInput(f"{option} takes numbers, 0.485,0.456,0.406, got {text!r}.") from None

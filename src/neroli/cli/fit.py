@@ -1,0 +1,174 @@
+"""``neroli fit``: fit and calibrate a guard on image folders."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from neroli.cli.common import (
+    EXIT_CODES,
+    SOME_UNREADABLE,
+    BatchSize,
+    Device,
+    Json,
+    emit,
+    list_unreadable,
+    preprocessing_with,
+    reported,
+)
+
+
+def fit(
+    model: Annotated[str, typer.Option(help="timm:NAME or package.module:factory.")],
+    train: Annotated[Path, typer.Option(help="Training images, one subfolder a class.")],
+    calibration: Annotated[
+        Path, typer.Option(help="Held-out images of the same kind, not used in training.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to save the guard in.")],
+    weights: Annotated[
+        Path | None, typer.Option(help="The model's weights: .safetensors, .pt or .pth.")
+    ] = None,
+    head: Annotated[
+        str | None, typer.Option(help="Path of the last linear layer; found when left out.")
+    ] = None,
+    detector: Annotated[
+        str, typer.Option(help="nero, line, msp, max_logit, energy or entropy.")
+    ] = "nero",
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A hyper-parameter, NAME=VALUE; may be repeated."),
+    ] = None,
+    false_alarm_rate: Annotated[
+        float, typer.Option(help="Share of in-distribution images that may be flagged.")
+    ] = 0.05,
+    guarantee: Annotated[
+        str, typer.Option(help="'confidence' holds for this calibration set, 'average' on average.")
+    ] = "confidence",
+    confidence: Annotated[float, typer.Option(help="How sure 'confidence' is.")] = 0.9,
+    per_class: Annotated[
+        bool, typer.Option("--per-class", help="A threshold for every class with enough images.")
+    ] = False,
+    class_map: Annotated[
+        Path | None, typer.Option(help="JSON file: folder name to class index or name.")
+    ] = None,
+    resize: Annotated[
+        str | None, typer.Option(help="Pixels of the shorter side, or HEIGHTxWIDTH.")
+    ] = None,
+    crop: Annotated[str | None, typer.Option(help="Pixels cut from the centre.")] = None,
+    mean: Annotated[str | None, typer.Option(help="Per channel, of values in 0..1.")] = None,
+    std: Annotated[str | None, typer.Option(help="Per channel, of values in 0..1.")] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="Folder to keep the activations in, for other detectors.")
+    ] = None,
+    allow_low_agreement: Annotated[
+        bool, typer.Option(help="Go on though predictions hardly agree with the folders.")
+    ] = False,
+    batch_size: BatchSize = 64,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Fit a detector on a classifier's training images and calibrate its threshold.
+
+    Interrupted, the same command goes on where it stopped.
+    """
+    with reported(as_json):
+        from neroli.artefact import free_folder
+        from neroli.calibration import Promise
+        from neroli.classifier import Classifier
+        from neroli.data.sources import ImageFolder
+        from neroli.detectors import create
+        from neroli.errors import ClassMapError
+        from neroli.extraction import class_folder
+        from neroli.guard import Guard
+        from neroli.models import load_model, model_source, own_class_names, own_preprocessing, to
+
+        Promise(false_alarm_rate, guarantee, confidence, per_class)  # type: ignore[arg-type]
+        chosen = create(detector, **dict(_setting(text) for text in setting or ()))
+        free_folder(out)
+        held_out = ImageFolder(calibration)
+        network = to(device, load_model(model, weights))
+        classifier = Classifier(
+            network,
+            head,
+            preprocessing=preprocessing_with(own_preprocessing(network), resize, crop, mean, std),
+            class_names=own_class_names(network),
+        )
+        training, folders = class_folder(classifier, train, class_map)
+        if classifier.class_names is None:
+            classifier.class_names = folders.names(classifier.head.num_classes)
+        guard = Guard(classifier, chosen)
+        guard.model_source = model_source(model, weights, out)
+        kept = store or out.with_name(f"{out.name}.partial")
+        guard.fit(training, store=kept / "training", batch_size=batch_size)
+        assert guard.agreement is not None
+        if guard.agreement.is_near_chance and not allow_low_agreement:
+            raise ClassMapError(
+                f"{guard.agreement} Folders were matched to classes {folders.rule}; say otherwise "
+                "with --class-map, or go on with --allow-low-agreement."
+            )
+        guard.calibrate(
+            held_out,
+            false_alarm_rate,
+            guarantee=guarantee,  # type: ignore[arg-type]  # Promise has checked it
+            confidence=confidence,
+            per_class=per_class,
+            store=kept / "calibration",
+            batch_size=batch_size,
+        )
+        guard.save(out)
+        if store is None:
+            shutil.rmtree(kept, ignore_errors=True)
+        assert guard.training is not None and guard.held_out is not None
+        assert guard.calibration is not None
+        facts: dict[str, Any] = {
+            "guard": str(out),
+            "detector": chosen.name,
+            "hyperparameters": chosen.hyperparameters(),
+            "head": classifier.head_name,
+            "classes": folders.classes,
+            "classes_matched": folders.rule,
+            "training_images": guard.training.images,
+            "training_accuracy": guard.training.accuracy,
+            "calibration_images": guard.held_out.images,
+            "duplicates_dropped": guard.held_out.duplicates_dropped,
+            "threshold": guard.calibration.threshold,
+            "promise": str(guard.held_out.promise),
+            "unreadable": [{"id": f.id, "reason": f.reason} for f in guard.unreadable],
+        }
+        list_unreadable(guard.unreadable)
+        emit(as_json, facts, lambda: _text(facts))
+        if guard.unreadable:
+            raise typer.Exit(SOME_UNREADABLE)
+
+
+fit.__doc__ = f"{fit.__doc__}\n    {EXIT_CODES}"
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    import json
+
+    from neroli.errors import InvalidInput
+
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise InvalidInput(f"--set takes NAME=VALUE, got {text!r}.")
+    try:
+        return name, json.loads(value.lower() if value.lower() in ("true", "false") else value)
+    except ValueError:
+        return name, None if value == "None" else value
+
+
+def _text(facts: dict[str, Any]) -> str:
+    return (
+        f"Saved the guard {facts['guard']}: {facts['detector']} on {facts['training_images']} "
+        f"training images, {len(facts['classes'])} folders matched to classes "
+        f"{facts['classes_matched']}.\n"
+        f"Training accuracy {facts['training_accuracy']:.2%}: compare it with what you know of the "
+        "model; much lower means a wrong class order or preprocessing.\n"
+        f"Calibrated on {facts['calibration_images']} images "
+        f"({facts['duplicates_dropped']} dropped as also in training): {facts['promise']}; "
+        f"threshold {facts['threshold']:.6g}."
+    )

@@ -1,0 +1,88 @@
+"""``neroli score``: verdicts of a saved guard on a folder of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from neroli.cli.common import (
+    EXIT_CODES,
+    SOME_UNREADABLE,
+    BatchSize,
+    Device,
+    Json,
+    emit,
+    list_unreadable,
+    reported,
+)
+
+
+def score(
+    guard: Annotated[Path, typer.Argument(help="Folder of a saved guard.")],
+    images: Annotated[Path, typer.Argument(help="Folder of images, looked through to its depth.")],
+    out: Annotated[Path, typer.Option(help="Table to write: .parquet, .csv or .jsonl.")],
+    model: Annotated[
+        str | None, typer.Option(help="The model, if the guard does not say or it has moved.")
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="The model's weights, likewise.")] = None,
+    batch_size: BatchSize = 64,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Score every image below a folder: predicted class, score, p-value and verdict, a row each.
+
+    Interrupted, the same command goes on where it stopped.
+    """
+    with reported(as_json):
+        from neroli.artefact import read_manifest
+        from neroli.data.sources import ImageFolder
+        from neroli.extraction import store_key
+        from neroli.files import text_digest
+        from neroli.guard import Guard
+        from neroli.models import load_saved_model, to
+        from neroli.scores import ScoreTable
+
+        manifest = read_manifest(guard)
+        source = ImageFolder(images)
+        network = to(device, load_saved_model(manifest.model_source, guard, model, weights))
+        loaded = Guard.load(guard, network)
+        key = text_digest([manifest.state_hash, store_key(loaded.classifier, source)])
+        table = ScoreTable(out, key, loaded.classifier.class_names)
+        try:
+            for batch, verdicts in loaded.stream(
+                source, start=table.position, batch_size=batch_size
+            ):
+                table.append(
+                    batch.images.ids or (), verdicts, batch.images.failures, batch.images.end
+                )
+        finally:
+            table.flush()
+        summary = table.finish()
+        assert manifest.calibration is not None
+        facts: dict[str, Any] = {
+            "scores": str(out),
+            "images": summary.images,
+            "flagged": summary.flagged,
+            "promise": str(manifest.calibration.promise),
+            "unreadable": [{"id": f.id, "reason": f.reason} for f in summary.failures],
+        }
+        list_unreadable(summary.failures)
+        emit(as_json, facts, lambda: _text(facts))
+        if summary.failures:
+            raise typer.Exit(SOME_UNREADABLE)
+
+
+score.__doc__ = f"{score.__doc__}\n    {EXIT_CODES}"
+
+
+def _text(facts: dict[str, Any]) -> str:
+    readable = facts["images"] - len(facts["unreadable"])
+    share = facts["flagged"] / readable if readable else 0.0
+    return (
+        f"Wrote {facts['images']} rows to {facts['scores']}: {facts['flagged']} of {readable} "
+        f"readable images flagged as out of distribution ({share:.1%}), "
+        f"{len(facts['unreadable'])} unreadable.\n"
+        f"The threshold promises {facts['promise']}."
+    )

@@ -1,0 +1,247 @@
+"""The main job on embedded data: a small digit classifier meets images of kinds it never saw.
+
+Handwritten digits from scikit-learn: the classifier learns 0 to 6. Digits 7, 8 and 9 are near OOD;
+corrupted digits and patches of photographs are far OOD.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from neroli import metrics
+from neroli.calibration import Calibration, Promise
+from neroli.classifier import Classifier
+from neroli.data.preprocessing import Preprocessing
+from neroli.detectors import MSP, NERO, Detector, Energy, Entropy, LINe, MaxLogit
+from neroli.fitting import fit
+from neroli.guard import Guard
+
+KNOWN_DIGITS = 7
+_PREPROCESSING = Preprocessing(mean=(0.3,), std=(0.38,), resize=(8, 8))
+
+
+@dataclass(frozen=True, eq=False)
+class DemoData:
+    """Images as the network takes them, ``[N, 1, 8, 8]``, labels ``[N]``, and OOD sets by name."""
+
+    train: TensorDataset
+    calibration: TensorDataset
+    test: TensorDataset
+    ood: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One detector on one OOD set: fractions in 0..1."""
+
+    detector: str
+    ood_set: str
+    auroc: float
+    fpr95: float
+    flagged: float
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo found and where it saved it."""
+
+    test_accuracy: float
+    promise: str
+    test_images: int
+    flagged_id: dict[str, float]
+    rows: tuple[Row, ...]
+    guard: Path
+    picture: Path
+
+
+def digit_network() -> nn.Module:
+    """A small convolutional classifier of 8x8 grey images, with 64 penultimate features."""
+    return nn.Sequential(
+        nn.Conv2d(1, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(32, 64, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(64, 64, 3, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(64, KNOWN_DIGITS),
+    )
+
+
+def load_data(seed: int = 0) -> DemoData:
+    """Digits 0-6 split into training (half), calibration and test; the OOD sets around them."""
+    from sklearn.datasets import load_digits, load_sample_images
+
+    draw = np.random.default_rng(seed)
+    digits = load_digits()
+    pictures = (digits.images * 255 / 16).astype(np.uint8)
+    known = draw.permutation(np.flatnonzero(digits.target < KNOWN_DIGITS))
+    half, quarter = len(known) // 2, len(known) // 4
+
+    def part(rows: np.ndarray[Any, Any]) -> TensorDataset:
+        return TensorDataset(_tensor(pictures[rows]), torch.from_numpy(digits.target[rows]))
+
+    test = known[half + quarter :]
+    photographs = np.concatenate([_patches(image) for image in load_sample_images().images])
+    return DemoData(
+        train=part(known[:half]),
+        calibration=part(known[half : half + quarter]),
+        test=part(test),
+        ood={
+            "digits 7-9": _tensor(pictures[digits.target >= KNOWN_DIGITS]),
+            "corrupted": _tensor(_corrupted(pictures[test], draw)),
+            "photographs": _tensor(draw.permutation(photographs)[:400]),
+        },
+    )
+
+
+def train_network(data: DemoData, epochs: int = 40, seed: int = 0) -> nn.Module:
+    """The digit network, trained on the known digits."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = digit_network()
+        optimiser = torch.optim.Adam(network.parameters(), lr=3e-3)
+        for _ in range(epochs):
+            for images, labels in DataLoader(data.train, batch_size=32, shuffle=True):
+                optimiser.zero_grad()
+                nn.functional.cross_entropy(network(images), labels).backward()  # type: ignore[no-untyped-call]
+                optimiser.step()
+    return network.eval()
+
+
+def run(out: Path, false_alarm_rate: float = 0.05) -> DemoResult:
+    """Train, fit six detectors in the same passes, calibrate, score, save a guard and a picture.
+
+    Args:
+        out: folder for ``guard/`` and ``scores.png``.
+        false_alarm_rate: promised share of known digits flagged, in 0..1.
+    """
+    data = load_data()
+    classifier = Classifier(
+        train_network(data),
+        preprocessing=_PREPROCESSING,
+        class_names=[str(digit) for digit in range(KNOWN_DIGITS)],
+    )
+    training, held_out, test = (
+        classifier(part.tensors[0], part.tensors[1])
+        for part in (data.train, data.calibration, data.test)
+    )
+    ood = {name: classifier(images) for name, images in data.ood.items()}
+    detectors = fit(
+        [NERO(), LINe(), MSP(), MaxLogit(), Energy(), Entropy()], training, classifier.head
+    )
+    rows, flagged_id, panels = [], {}, []
+    for detector in detectors:
+        calibration = Calibration(
+            detector.score(held_out),
+            held_out.predictions,
+            KNOWN_DIGITS,
+            Promise(false_alarm_rate),
+        )
+        scores = detector.score(test)
+        flagged_id[detector.name] = _share(calibration.is_ood(scores, test.predictions))
+        ood_scores = {name: detector.score(batch) for name, batch in ood.items()}
+        for name, values in ood_scores.items():
+            flagged = _share(calibration.is_ood(values, ood[name].predictions))
+            rows.append(
+                Row(
+                    detector.name,
+                    name,
+                    metrics.auroc(scores, values),
+                    metrics.fpr95(scores, values),
+                    flagged,
+                )
+            )
+        panels.append((detector, {"digits 0-6": scores, **ood_scores}, calibration.threshold))
+    guard = Guard(classifier, NERO())
+    guard.fit(DataLoader(data.train, batch_size=64))
+    guard.calibrate(DataLoader(data.calibration, batch_size=64), false_alarm_rate)
+    guard.save(out / "guard")
+    _draw(panels, {"digits 0-6": data.test.tensors[0], **data.ood}, out / "scores.png")
+    return DemoResult(
+        test_accuracy=_share(test.predictions == data.test.tensors[1]),
+        promise=str(Promise(false_alarm_rate)),
+        test_images=len(test),
+        flagged_id=flagged_id,
+        rows=tuple(rows),
+        guard=out / "guard",
+        picture=out / "scores.png",
+    )
+
+
+def _tensor(pictures: np.ndarray[Any, Any]) -> Tensor:
+    return torch.stack([_PREPROCESSING(Image.fromarray(picture)) for picture in pictures])
+
+
+def _patches(photograph: np.ndarray[Any, Any], side: int = 40) -> np.ndarray[Any, Any]:
+    """Square grey patches ``[N, side, side]`` that tile a photograph ``[H, W, 3]``."""
+    grey = np.asarray(Image.fromarray(photograph).convert("L"))
+    rows, columns = grey.shape[0] // side, grey.shape[1] // side
+    tiles = grey[: rows * side, : columns * side].reshape(rows, side, columns, side)
+    return tiles.swapaxes(1, 2).reshape(-1, side, side)
+
+
+def _corrupted(pictures: np.ndarray[Any, Any], draw: np.random.Generator) -> np.ndarray[Any, Any]:
+    """Each picture negated, drowned in noise, or with its pixels shuffled, in turn."""
+    corrupted = pictures.copy()
+    corrupted[::3] = 255 - pictures[::3]
+    noise = draw.normal(0, 90, pictures[1::3].shape)
+    corrupted[1::3] = np.clip(pictures[1::3] + noise, 0, 255)
+    corrupted[2::3] = draw.permuted(pictures[2::3].reshape(-1, 64), axis=1).reshape(-1, 8, 8)
+    return corrupted
+
+
+def _share(flags: Tensor) -> float:
+    return float(flags.double().mean())
+
+
+_COLOURS = ("#0072B2", "#E69F00", "#CC79A7", "#009E73")  # Okabe and Ito: safe for colour-blind eyes
+
+
+def _draw(
+    panels: Sequence[tuple[Detector, dict[str, Tensor], float]],
+    examples: dict[str, Tensor],
+    path: Path,
+) -> None:
+    """Score distributions of every detector with their thresholds, and a few images of each set."""
+    from matplotlib.figure import Figure
+
+    from neroli.files import atomic_path
+
+    figure = Figure(figsize=(11, 6.4), layout="constrained")
+    grid = figure.add_gridspec(3, 12, height_ratios=(1, 2.4, 2.4))
+    for column, (name, images) in enumerate(examples.items()):
+        axes = figure.add_subplot(grid[0, 3 * column : 3 * column + 3])
+        axes.imshow(torch.cat(list(images[:6, 0]), dim=1), cmap="gray")
+        axes.set_title(name, color=_COLOURS[column], fontsize=10, fontweight="bold")
+        axes.axis("off")
+    for position, (detector, scores, threshold) in enumerate(panels):
+        column = 4 * (position % 3)
+        axes = figure.add_subplot(grid[1 + position // 3, column : column + 4])
+        low, high = np.quantile(np.concatenate([v.numpy() for v in scores.values()]), [0, 0.98])
+        bins = np.linspace(low, high, 45).tolist()
+        for (name, values), colour in zip(scores.items(), _COLOURS, strict=True):
+            clipped = values.clamp(low, high).numpy()
+            weights = np.full(len(clipped), 100 / len(clipped))
+            axes.hist(clipped, bins, weights=weights, alpha=0.55, color=colour, label=name)
+        axes.axvline(threshold, color="black", linestyle="--", linewidth=1, label="threshold")
+        axes.set_title(type(detector).__name__, fontsize=11)
+        axes.set_ylim(0, 25)
+        axes.set_xlabel("score (higher = more OOD)", fontsize=8)
+        axes.set_ylabel("% of images", fontsize=8)
+        axes.tick_params(labelsize=8)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=9)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=110)

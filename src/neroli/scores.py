@@ -1,0 +1,185 @@
+"""Score tables: one row an image, written as Parquet, CSV or JSON lines, resumable.
+
+While a run lasts its rows lie in ``OUT.partial/``; at the end they become the table at once.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.csv
+import pyarrow.parquet
+
+from neroli.data.sources import Failure
+from neroli.errors import ArtefactError, InvalidInput
+from neroli.files import atomic_path
+from neroli.guard import Verdicts
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("predicted_class", pa.int64()),
+        ("predicted_name", pa.string()),
+        ("score", pa.float64()),
+        ("p_value", pa.float64()),
+        ("is_ood", pa.bool_()),
+        ("error", pa.string()),
+    ]
+)
+PART_ROWS = 1024
+FORMATS = (".parquet", ".csv", ".jsonl")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How many images were asked for, how many were flagged, and which could not be read."""
+
+    images: int
+    flagged: int
+    failures: tuple[Failure, ...]
+
+
+class ScoreTable:
+    """A score table being written; goes on behind the rows an interrupted run of the same key left.
+
+    Args:
+        path: the table, ending in .parquet, .csv or .jsonl.
+        key: what the rows are of; a partial table of another key is dropped.
+        class_names: names of the C classes, if known.
+
+    Raises:
+        InvalidInput: if the path ends in something else.
+        ArtefactError: if its folder cannot be written to.
+    """
+
+    def __init__(
+        self, path: Path | str, key: str, class_names: Sequence[str] | None = None
+    ) -> None:
+        self.path = Path(path)
+        if self.path.suffix not in FORMATS:
+            raise InvalidInput(
+                f"Scores are written to {', '.join(FORMATS)} files, got {str(path)!r}."
+            )
+        self._class_names = class_names
+        self._partial = self.path.with_name(f"{self.path.name}.partial")
+        self._rows: list[dict[str, Any]] = []
+        self._end = 0
+        self._parts: list[Path] = []
+        key_file = self._partial / "key"
+        try:
+            if key_file.exists() and key_file.read_text() == key:
+                self._resume()
+            else:
+                shutil.rmtree(self._partial, ignore_errors=True)
+                self._partial.mkdir(parents=True)
+                key_file.write_text(key)
+        except OSError as error:
+            raise ArtefactError(f"Cannot write to {str(self._partial)!r}: {error}.") from None
+
+    @property
+    def position(self) -> int:
+        """Position in the image source from which to go on."""
+        return self._end
+
+    def append(
+        self,
+        ids: Sequence[str],
+        verdicts: Verdicts | None,
+        failures: Sequence[Failure],
+        end: int,
+    ) -> None:
+        """Add the readable and the unreadable images of a batch that ends at position ``end``."""
+        if verdicts is not None:
+            columns = zip(
+                ids,
+                verdicts.predicted_class.tolist(),
+                verdicts.score.tolist(),
+                verdicts.p_value.tolist(),
+                verdicts.is_ood.tolist(),
+                strict=True,
+            )
+            for name, predicted, score, p_value, is_ood in columns:
+                self._rows.append(
+                    {
+                        "id": name,
+                        "predicted_class": predicted,
+                        "predicted_name": self._class_names[predicted]
+                        if self._class_names
+                        else None,
+                        "score": score,
+                        "p_value": p_value,
+                        "is_ood": is_ood,
+                    }
+                )
+        self._rows += [{"id": failure.id, "error": failure.reason} for failure in failures]
+        self._end = end
+        if len(self._rows) >= PART_ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Put the rows so far on disk."""
+        if not self._rows:
+            return
+        schema = SCHEMA.with_metadata({"end": str(self._end)})
+        part = self._partial / f"part-{len(self._parts):06d}.parquet"
+        with atomic_path(part) as path:
+            pa.parquet.write_table(pa.Table.from_pylist(self._rows, schema), path)
+        self._parts.append(part)
+        self._rows = []
+
+    def finish(self) -> Summary:
+        """Write the table, drop the partial one, and say what is in it."""
+        self.flush()
+        images, flagged = 0, 0
+        failures: list[Failure] = []
+        with atomic_path(self.path) as path, _writer(path, self.path.suffix) as writer:
+            for part in self._parts:
+                table = pa.parquet.read_table(part).replace_schema_metadata(None)
+                writer.write_table(table)
+                images += len(table)
+                flagged += table["is_ood"].to_pylist().count(True)
+                broken = table.filter(pa.compute.is_valid(table["error"]))
+                failures += map(Failure, broken["id"].to_pylist(), broken["error"].to_pylist())
+        shutil.rmtree(self._partial, ignore_errors=True)
+        return Summary(images, flagged, tuple(failures))
+
+    def _resume(self) -> None:
+        for part in sorted(self._partial.glob("part-*.parquet")):
+            try:
+                self._end = int(pa.parquet.read_schema(part).metadata[b"end"])
+            except (pa.ArrowException, OSError):
+                break
+            self._parts.append(part)
+
+
+class _JsonLines:
+    """Writes tables as JSON lines, like pyarrow's own writers."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._file = path.open("w", encoding="utf-8")
+
+    def write_table(self, table: pa.Table) -> None:
+        for row in table.to_pylist():
+            self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    def __enter__(self) -> _JsonLines:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+
+def _writer(path: Path, suffix: str) -> Any:
+    writers = {
+        ".parquet": pa.parquet.ParquetWriter,
+        ".csv": pa.csv.CSVWriter,
+        ".jsonl": _JsonLines,
+    }
+    return writers[suffix](path, SCHEMA)
