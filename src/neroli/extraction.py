@@ -26,7 +26,7 @@ from neroli.data.sources import (
     ImageLoader,
     ImageSource,
 )
-from neroli.errors import ArtefactError, InvalidInput, NotEnoughImages
+from neroli.errors import InvalidInput, NotEnoughImages
 from neroli.files import text_digest
 from neroli.store import ActivationStore, StoreWriter
 
@@ -98,10 +98,7 @@ def extract(
     """
     source = as_source(images)
     find_head(classifier, source)
-    key = store_key(classifier, source)
-    if (store := _finished(Path(path), key)) is not None:
-        return store
-    with StoreWriter(path, classifier.head, key) as writer:
+    with StoreWriter(path, classifier.head, store_key(classifier, source)) as writer:
         for batch in stream(
             classifier, source, batch_size=batch_size, start=writer.position, progress=progress
         ):
@@ -173,15 +170,6 @@ def store_key(classifier: Classifier, source: ImageSource) -> str:
         "images": source.fingerprint or uuid.uuid4().hex,  # unknown images are never the same
     }
     return text_digest([json.dumps(parts, sort_keys=True)])
-
-
-def _finished(path: Path, key: str) -> ActivationStore | None:
-    """The complete store of this key, if there is one and it is whole."""
-    try:
-        store = ActivationStore(path)
-    except ArtefactError:
-        return None
-    return store if store.key == key else None
 
 
 def _is_path(value: Any) -> bool:

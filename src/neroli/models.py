@@ -121,7 +121,7 @@ def own_preprocessing(model: nn.Module) -> Preprocessing | None:
     config = getattr(model, "pretrained_cfg", None)
     if not isinstance(config, Mapping):
         return None
-    _import_torchvision()
+    import_torchvision()
     data = importlib.import_module("timm.data").resolve_model_data_config(model)
     height, width = data["input_size"][1:]
     share = data["crop_pct"]
@@ -142,7 +142,7 @@ def own_class_names(model: nn.Module) -> list[str] | None:
 
 
 def _timm_model(name: str, state: Mapping[str, Tensor] | None) -> nn.Module:
-    _import_torchvision()
+    import_torchvision()
     try:
         timm = importlib.import_module("timm")
     except ImportError as error:
@@ -204,7 +204,7 @@ def _load_weights(model: nn.Module, state: Mapping[str, Tensor], path: Path | st
     model.load_state_dict(state)
 
 
-def _import_torchvision() -> None:
+def import_torchvision() -> None:
     """Import torchvision, also beside a CPU build of torch, for which its operators are missing.
 
     Its wheel then fails on import because ``nms`` and ``qnms`` are not registered. Classification

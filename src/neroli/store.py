@@ -104,8 +104,8 @@ class ActivationStore:
 class StoreWriter:
     """Writes an ActivationStore shard by shard; a context manager.
 
-    If the folder holds an unfinished store of the same key, writing goes on behind its last whole
-    shard; a finished or different one is replaced.
+    If the folder holds a store of the same key, writing goes on behind its last whole shard; a store
+    of another key is replaced.
 
     Args:
         path: the store's folder.
@@ -125,7 +125,9 @@ class StoreWriter:
         self._end = 0
         self._shards = 0
         found = _read_manifest(self.path)
-        if found is not None and found.key == key and not found.complete:
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._write_manifest(complete=False)
+        if found is not None and found.key == key:
             self._resume()
         else:
             self._start()
@@ -200,8 +202,6 @@ class StoreWriter:
             self._write_manifest(complete=True)
 
     def _start(self) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._write_manifest(complete=False)
         for path in _shard_paths(self.path):
             path.unlink()
         with atomic_path(self.path / "head.safetensors") as path:

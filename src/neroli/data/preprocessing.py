@@ -102,5 +102,6 @@ class Preprocessing:
                 f"is {image.width}x{image.height} pixels, smaller than the crop of "
                 f"{width}x{height}; resize first"
             )
-        left, top = (image.width - width) // 2, (image.height - height) // 2
+        left = round((image.width - width) / 2)  # rounds as torchvision does
+        top = round((image.height - height) / 2)
         return image.crop((left, top, left + width, top + height))

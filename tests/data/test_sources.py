@@ -1,0 +1,159 @@
+"""Image sources: what they yield, and what becomes of images that cannot be read."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import COLOUR_PREPROCESSING, write_pictures
+from networks import COLOURS, colour_images, colour_tensors
+from PIL import Image
+from torch.utils.data import DataLoader, TensorDataset
+
+from neroli.data.sources import ImageFiles, ImageFolder, ImageLoader, as_images
+from neroli.errors import InvalidInput, NotEnoughImages, UnreadableImage
+from neroli.files import digest
+
+CLASSES = {name: index for index, name in enumerate(COLOURS)}
+
+
+def test_a_folder_yields_its_images_in_sorted_order_with_labels(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 30, seed=1)
+    (tmp_path / "notes.txt").write_text("not an image")
+    source = ImageFolder(tmp_path, CLASSES)
+    batches = list(source.batches(COLOUR_PREPROCESSING, 8))
+    assert [len(batch.images) for batch in batches] == [8, 8, 8, 6]
+    assert [batch.end for batch in batches] == [8, 16, 24, 30]
+    ids = [name for batch in batches for name in batch.ids or ()]
+    assert ids == sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.png"))
+    pictures, labels = colour_images(30, seed=1)
+    for row, name in enumerate(ids):
+        number = int(Path(name).stem)
+        batch = batches[row // 8]
+        expected = COLOUR_PREPROCESSING(Image.fromarray(pictures[number]))
+        assert torch.equal(batch.images[row % 8], expected)
+        assert batch.labels is not None
+        assert batch.labels[row % 8] == labels[number]
+        assert bytes(batch.digests[row % 8].numpy()) == digest((tmp_path / name).read_bytes())
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_workers_and_start_do_not_change_what_comes(tmp_path: Path, workers: int) -> None:
+    write_pictures(tmp_path, 25, seed=1)
+    whole = list(ImageFolder(tmp_path).batches(COLOUR_PREPROCESSING, 25))[0]
+    source = ImageFolder(tmp_path, workers=workers)
+    rest = list(source.batches(COLOUR_PREPROCESSING, 4, start=10))
+    assert torch.equal(torch.cat([batch.images for batch in rest]), whole.images[10:])
+
+
+def test_unreadable_images_are_recorded_and_skipped(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 12, seed=1, by_class=False)
+    (tmp_path / "0003.png").write_bytes(b"")
+    (tmp_path / "0007.png").write_text("no image")
+    Image.new("RGB", (9, 8)).save(tmp_path / "0010.png")
+    batches = list(ImageFolder(tmp_path).batches(COLOUR_PREPROCESSING, 5))
+    assert sum(len(batch.images) for batch in batches) == 9
+    failures = {f.id: f.reason for batch in batches for f in batch.failures}
+    assert failures.keys() == {"0003.png", "0007.png", "0010.png"}
+    assert "0 bytes" in failures["0003.png"]
+    assert "9x8 pixels after preprocessing, the first readable image 8x8" in failures["0010.png"]
+
+
+def test_the_fingerprint_knows_a_changed_file_label_or_order(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 6, seed=1, by_class=False)
+    paths = sorted(tmp_path.glob("*.png"))
+    first = ImageFiles(paths, [0] * 6).fingerprint
+    assert first == ImageFiles(paths, [0] * 6).fingerprint
+    assert first != ImageFiles(paths, [0] * 5 + [1]).fingerprint
+    assert first != ImageFiles(paths[::-1], [0] * 6).fingerprint
+    paths[2].write_bytes(paths[3].read_bytes() + b" ")
+    assert first != ImageFiles(paths, [0] * 6).fingerprint
+
+
+def test_folders_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="is not a folder"):
+        ImageFolder(tmp_path / "gone")
+    with pytest.raises(NotEnoughImages, match="no image file in"):
+        ImageFolder(tmp_path)
+    write_pictures(tmp_path, 6, seed=1)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(NotEnoughImages, match="class folder 'empty'"):
+        ImageFolder(tmp_path, CLASSES | {"empty": 3})
+    Image.new("RGB", (8, 8)).save(tmp_path / "stray.png")
+    with pytest.raises(InvalidInput, match="'stray.png'.*in no class folder"):
+        ImageFolder(tmp_path, CLASSES)
+
+
+def test_loaders_may_yield_images_labels_and_ids() -> None:
+    images, labels = colour_tensors(10)
+    plain = list(ImageLoader([images[:4], images[4:]]).batches(None, 99))
+    assert [batch.labels for batch in plain] == [None, None]
+    dataset = TensorDataset(images, labels)
+    pairs = list(ImageLoader(DataLoader(dataset, batch_size=4)).batches(None, 99))
+    assert torch.equal(torch.cat([batch.labels for batch in pairs]), labels)  # type: ignore[misc]
+    named = [(images, labels, torch.arange(10))]
+    (batch,) = ImageLoader(named).batches(None, 99)
+    assert batch.ids == tuple("0123456789")
+    assert list(ImageLoader(DataLoader(dataset, batch_size=4)).batches(None, 99, start=4))[0].end == 8
+
+
+def test_equal_images_have_equal_digests_whatever_their_batch() -> None:
+    images, _ = colour_tensors(6)
+    one = list(ImageLoader([images]).batches(None, 9))[0].digests
+    other = [batch.digests for batch in ImageLoader(list(images.split(1))).batches(None, 9)]
+    assert torch.equal(torch.cat(other), one)
+    assert len({bytes(row.numpy()) for row in one}) == 6
+
+
+def test_loaders_that_run_dry_or_yield_too_much_are_refused() -> None:
+    with pytest.raises(InvalidInput, match="runs dry"):
+        ImageLoader(iter([torch.zeros(1, 3, 8, 8)]))
+    with pytest.raises(InvalidInput, match="4 values"):
+        list(ImageLoader([(1, 2, 3, 4)]).batches(None, 1))
+
+
+def test_images_in_any_form_are_the_same_tensor(tmp_path: Path) -> None:
+    pictures, _ = colour_images(3)
+    paths = []
+    for index, picture in enumerate(pictures):
+        paths.append(tmp_path / f"{index}.png")
+        Image.fromarray(picture).save(paths[-1])
+    expected = torch.stack([COLOUR_PREPROCESSING(Image.fromarray(p)) for p in pictures])
+    forms = {
+        "array": pictures,
+        "arrays": list(pictures),
+        "channels last": torch.from_numpy(pictures),
+        "channels first": torch.from_numpy(pictures).permute(0, 3, 1, 2),
+        "pictures": [Image.fromarray(p) for p in pictures],
+        "paths": paths,
+        "names": [str(path) for path in paths],
+        "tensors": list(expected),
+    }
+    for name, form in forms.items():
+        assert torch.equal(as_images(form, COLOUR_PREPROCESSING), expected), name
+    assert torch.equal(as_images(paths[1], COLOUR_PREPROCESSING), expected[1:2])
+    assert as_images(expected, None) is expected
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ([], "empty"),
+        (torch.full((2, 3, 8, 8), torch.nan), "Image 0 of the batch holds NaN"),
+        (torch.zeros(0, 3, 8, 8), r"\[0, 3, 8, 8\]"),
+        (np.zeros((2, 8, 8, 3)), "must be uint8, got float64"),
+        ([np.zeros((8, 8, 3), np.uint8), np.zeros((9, 8, 3), np.uint8)], "differ in size"),
+        ([np.zeros((2, 8, 8, 3), np.uint8)], "single images"),
+        ({"x": 1}, "Cannot take a dict"),
+        ("gone.png", "'gone.png' cannot be read: No such file"),
+    ],
+)
+def test_images_that_cannot_be_used_are_refused(images: object, message: str) -> None:
+    with pytest.raises((InvalidInput, NotEnoughImages), match=message):
+        as_images(images, COLOUR_PREPROCESSING)
+
+
+def test_a_named_unreadable_image_is_an_error_when_asked_for_directly(tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"x")
+    with pytest.raises(UnreadableImage, match="bad.png' is not an image"):
+        as_images([tmp_path / "bad.png"], COLOUR_PREPROCESSING)

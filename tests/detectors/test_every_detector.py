@@ -1,0 +1,124 @@
+"""What holds for every detector; a new one is tested here without being named."""
+
+import pickle
+
+import pytest
+import torch
+from conftest import random_activations
+
+from neroli import Activations, LinearHead, fit
+from neroli.detectors import Detector, create, names
+from neroli.errors import ArtefactError, InvalidInput, NotFitted
+
+EVERY = pytest.mark.parametrize("name", names())
+
+
+@pytest.fixture
+def fitted(name: str, training: Activations, head: LinearHead) -> Detector:
+    return create(name).fit(training, head)
+
+
+@EVERY
+def test_scores_are_finite_in_the_features_dtype(fitted: Detector, new: Activations) -> None:
+    double = fitted.score(new)
+    single = fitted.score(Activations(new.features.float(), new.logits.float()))
+    assert double.shape == single.shape == (len(new),)
+    assert (double.dtype, single.dtype) == (torch.float64, torch.float32)
+    assert torch.isfinite(double).all()
+    torch.testing.assert_close(single.double(), double, rtol=1e-3, atol=1e-4)
+
+
+@EVERY
+def test_higher_is_more_ood(fitted: Detector, training: Activations, head: LinearHead) -> None:
+    """Features without any class pattern score above the training images."""
+    draw = torch.Generator().manual_seed(1)
+    noise = torch.rand(200, head.num_features, generator=draw, dtype=torch.float64)
+    outside = Activations.from_features(noise, head)
+    assert fitted.score(outside).median() > fitted.score(training).median()
+
+
+@EVERY
+def test_batch_size_does_not_matter(fitted: Detector, new: Activations) -> None:
+    whole = fitted.score(new)
+    for size in (1, 13):
+        parts = torch.cat([fitted.score(part) for part in new.batches(size)])
+        torch.testing.assert_close(parts, whole, rtol=1e-10, atol=1e-10)
+
+
+@EVERY
+def test_scoring_does_not_change_the_batch_or_the_detector(
+    fitted: Detector, new: Activations
+) -> None:
+    features, logits = new.features.clone(), new.logits.clone()
+    first = fitted.score(new)
+    assert torch.equal(new.features, features)
+    assert torch.equal(new.logits, logits)
+    assert torch.equal(fitted.score(new), first)
+
+
+@EVERY
+def test_refit_replaces(fitted: Detector, name: str, new: Activations, head: LinearHead) -> None:
+    other_head = LinearHead(head.weight[:3].flip(1), head.bias[:3])
+    other = random_activations(other_head, 300, seed=2)
+    fitted.score(new)
+    fit([fitted], other, other_head)
+    fresh = create(name).fit(other, other_head)
+    assert torch.equal(fitted.score(other), fresh.score(other))
+
+
+@EVERY
+def test_state_restores_the_scores_bit_for_bit(
+    fitted: Detector, name: str, new: Activations
+) -> None:
+    restored = create(name, **fitted.hyperparameters()).load_state(fitted.state())
+    assert torch.equal(restored.score(new), fitted.score(new))
+    assert torch.equal(pickle.loads(pickle.dumps(fitted)).score(new), fitted.score(new))
+    with pytest.raises(ArtefactError, match="missing .'head.bias'"):
+        create(name).load_state({k: v for k, v in fitted.state().items() if k != "head.bias"})
+
+
+@EVERY
+def test_state_does_not_grow_with_the_training_images(
+    fitted: Detector, name: str, training: Activations, head: LinearHead
+) -> None:
+    fewer = create(name).fit(training[:200], head)
+    shapes = {key: value.shape for key, value in fitted.state().items()}
+    assert {key: value.shape for key, value in fewer.state().items()} == shapes
+
+
+@EVERY
+def test_activations_of_another_model_or_with_nan_are_refused(
+    fitted: Detector, new: Activations
+) -> None:
+    with pytest.raises(InvalidInput, match="another model"):
+        fitted.score(Activations(new.features[:, 1:], new.logits))
+    features = new.features.clone()
+    features[3, 5] = torch.inf
+    with pytest.raises(InvalidInput, match="row 3"):
+        fitted.score(Activations(features, new.logits))
+
+
+@EVERY
+def test_what_learns_must_be_fitted_first(name: str, new: Activations) -> None:
+    detector = create(name)
+    if detector._learned_fields():
+        with pytest.raises(NotFitted, match="fit"):
+            detector.score(new)
+    else:
+        detector.score(new)
+    with pytest.raises(NotFitted, match="no state"):
+        detector.state()
+
+
+@EVERY
+def test_docstring_gives_the_source(name: str) -> None:
+    doc = type(create(name)).__doc__ or ""
+    assert "Source:" in doc
+    assert all(key in doc for key in create(name).hyperparameters())
+
+
+def test_create_suggests_the_nearest_name_and_lists_hyperparameters() -> None:
+    with pytest.raises(InvalidInput, match="did you mean 'nero'"):
+        create("neroo")
+    with pytest.raises(InvalidInput, match=r"'temp'.*it has: temperature"):
+        create("energy", temp=2)

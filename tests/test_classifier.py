@@ -1,0 +1,119 @@
+"""The classifier runs once, without being changed."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from networks import colour_images, tiny_network
+from torch import nn
+
+from neroli import Classifier, Preprocessing
+from neroli.errors import HeadNotFound, InvalidInput
+
+IMAGES = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def snapshot(model: nn.Module) -> list[Any]:
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return [
+        (
+            module.training,
+            [len(getattr(module, hook)) for hook in hooks],
+            [(p.requires_grad, p.grad) for p in module.parameters(recurse=False)],
+        )
+        for module in model.modules()
+    ]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_is_given_back_exactly_as_found(training: bool) -> None:
+    model = tiny_network().train(training)
+    model[1].eval()
+    model[0].weight.requires_grad_(False)
+    before, weights = snapshot(model), copy.deepcopy(model.state_dict())
+    Classifier(model)(IMAGES)
+    assert snapshot(model) == before
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, weights[name])
+
+
+def test_the_model_is_given_back_also_when_it_fails() -> None:
+    model = tiny_network().train()
+    classifier = Classifier(model)
+    classifier(IMAGES)
+    before = snapshot(model)
+    with pytest.raises(InvalidInput, match=r"cannot take images of shape \[2, 5, 8, 8\]"):
+        classifier(torch.zeros(2, 5, 8, 8))
+    assert snapshot(model) == before
+
+
+def test_runs_in_eval_mode_without_gradients() -> None:
+    model = tiny_network().train()  # dropout and batch norm would change the logits
+    activations = Classifier(model)(IMAGES)
+    assert not activations.features.requires_grad
+    torch.testing.assert_close(activations.logits, copy.deepcopy(model).eval()(IMAGES))
+
+
+def test_the_network_runs_once_a_batch() -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network, self.calls = tiny_network(), 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return self.network(x)
+
+    model = Counting()
+    classifier = Classifier(model)
+    classifier.find_head(IMAGES)
+    model.calls = 0
+    for _ in range(3):
+        classifier(IMAGES)
+    assert model.calls == 3
+
+
+def test_half_precision_models_give_float32_features() -> None:
+    activations = Classifier(tiny_network().to(torch.bfloat16))(IMAGES)
+    assert activations.features.dtype == activations.logits.dtype == torch.float32
+
+
+def test_head_is_unknown_before_the_first_images_unless_named() -> None:
+    with pytest.raises(HeadNotFound, match="first images"):
+        _ = Classifier(tiny_network()).head
+    assert Classifier(tiny_network(), head="6").head.num_features == 16
+
+
+def test_labels_and_ids_travel_along() -> None:
+    activations = Classifier(tiny_network())(IMAGES, torch.arange(5) % 4, list("abcde"))
+    assert activations.labels is not None
+    assert activations.labels.tolist() == [0, 1, 2, 3, 0]
+    assert activations.ids == ("a", "b", "c", "d", "e")
+
+
+def test_pictures_go_through_the_preprocessing() -> None:
+    pictures, _ = colour_images(4)
+    preprocessing = Preprocessing(mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    by_hand = torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255
+    by_hand = (by_hand - torch.tensor([0.5, 0.4, 0.3]).view(3, 1, 1)) / torch.tensor(
+        [0.2, 0.3, 0.4]
+    ).view(3, 1, 1)
+    model = tiny_network()
+    expected = Classifier(model)(by_hand)
+    actual = Classifier(model, preprocessing=preprocessing)(pictures)
+    torch.testing.assert_close(actual.features, expected.features)
+    with pytest.raises(InvalidInput, match="need preprocessing"):
+        Classifier(model)(pictures)
+
+
+def test_weights_hash_knows_any_changed_weight() -> None:
+    one, same, other = tiny_network(seed=1), tiny_network(seed=1), tiny_network(seed=1)
+    other[6].bias.data[2] += 1e-6
+    assert Classifier(one).weights_hash() == Classifier(same).weights_hash()
+    assert Classifier(one).weights_hash() != Classifier(other).weights_hash()
+
+
+def test_class_names_must_be_as_many_as_classes() -> None:
+    with pytest.raises(InvalidInput, match="2 class names for 4 classes"):
+        Classifier(tiny_network(), class_names=["a", "b"])(IMAGES)

@@ -1,0 +1,199 @@
+"""Extraction and the store: nothing lost, nothing twice, resumed where it stopped."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import random_activations, write_pictures
+from networks import COLOURS, colour_tensors, trained_colour_network
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from neroli import ActivationStore, Classifier, LinearHead, extract
+from neroli import store as store_module
+from neroli.data.sources import ImageFolder
+from neroli.errors import ArtefactError, NotEnoughImages
+from neroli.extraction import as_source, store_key
+from neroli.store import StoreWriter
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "SHARD_ROWS", 10)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> ImageFolder:
+    write_pictures(tmp_path / "images", 45, seed=1)
+    (tmp_path / "images" / "green" / "0004.png").write_bytes(b"broken")
+    return ImageFolder(tmp_path / "images", {name: i for i, name in enumerate(COLOURS)})
+
+
+def test_a_store_holds_what_the_classifier_computes(
+    classifier: Classifier, folder: ImageFolder, tmp_path: Path, small_shards: None
+) -> None:
+    store = extract(classifier, folder, tmp_path / "store", batch_size=7)
+    good = [i for i, path in enumerate(folder.paths) if path.read_bytes() != b"broken"]
+    direct = classifier([folder.paths[i] for i in good])
+    loaded = store.load()
+    assert len(store) == len(loaded) == 44
+    torch.testing.assert_close(loaded.features, direct.features)
+    torch.testing.assert_close(loaded.logits, direct.logits)
+    assert loaded.ids == tuple(folder.ids[i] for i in good)
+    assert loaded.labels is not None and folder.labels is not None
+    assert loaded.labels.tolist() == [folder.labels[i] for i in good]
+    assert [failure.id for failure in store.failures] == ["green/0004.png"]
+    assert torch.equal(store.head.weight, classifier.head.weight)
+    assert store.digests().shape == (44, 16)
+    assert sum(len(batch) for batch in store.batches(4)) == 44
+
+
+class Interrupted(Exception):
+    pass
+
+
+class DiesAfter:
+    """A source that fails after some batches, and records where it was asked to begin."""
+
+    def __init__(self, source: ImageFolder, batches: int | None) -> None:
+        self.source, self.limit, self.starts = source, batches, list[int]()
+        self.size = source.size
+
+    @property
+    def fingerprint(self) -> str:
+        return self.source.fingerprint
+
+    def batches(self, preprocessing: Any, batch_size: int, start: int = 0) -> Iterator[Any]:
+        self.starts.append(start)
+        for number, batch in enumerate(self.source.batches(preprocessing, batch_size, start)):
+            if number == self.limit:
+                raise Interrupted
+            yield batch
+
+
+@pytest.mark.parametrize("batches", [1, 2, 3, 5])
+def test_an_interrupted_extraction_goes_on_where_it_stopped(
+    classifier: Classifier, folder: ImageFolder, tmp_path: Path, small_shards: None, batches: int
+) -> None:
+    path = tmp_path / "store"
+    with pytest.raises(Interrupted):
+        extract(classifier, DiesAfter(folder, batches), path, batch_size=7)
+    with pytest.raises(ArtefactError, match="incomplete"):
+        ActivationStore(path)
+    again = DiesAfter(folder, None)
+    resumed = extract(classifier, again, path, batch_size=7)
+    assert again.starts[-1] == 7 * batches
+    whole = extract(classifier, folder, tmp_path / "other", batch_size=7)
+    torch.testing.assert_close(resumed.load().features, whole.load().features)
+    assert resumed.load().ids == whole.load().ids
+    assert [f.id for f in resumed.failures] == [f.id for f in whole.failures]
+    assert torch.equal(resumed.digests(), whole.digests())
+
+
+def test_a_complete_store_is_used_again_only_for_the_same_images_and_classifier(
+    classifier: Classifier, folder: ImageFolder, tmp_path: Path
+) -> None:
+    path = tmp_path / "store"
+    extract(classifier, folder, path)
+
+    def extracted_anew(source: ImageFolder, who: Classifier) -> bool:
+        shard = path / "shard-00000.safetensors"
+        before = shard.stat().st_ino
+        extract(who, source, path)
+        return shard.stat().st_ino != before
+
+    assert not extracted_anew(folder, classifier)
+    unlabelled = ImageFolder(tmp_path / "images")
+    assert extracted_anew(unlabelled, classifier)
+    other = trained_colour_network()
+    other[6].bias.data += 1
+    changed = Classifier(other, preprocessing=classifier.preprocessing)
+    assert extracted_anew(unlabelled, changed)
+
+
+def test_the_key_knows_weights_preprocessing_head_and_images(
+    classifier: Classifier, folder: ImageFolder, tmp_path: Path
+) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3), nn.Linear(3, 3))
+    preprocessing = classifier.preprocessing
+    key = store_key(Classifier(model, "2", preprocessing=preprocessing), folder)
+    assert store_key(Classifier(model, "2", preprocessing=preprocessing), folder) == key
+    assert store_key(Classifier(model, "1", preprocessing=preprocessing), folder) != key
+    assert store_key(Classifier(model, "2"), folder) != key
+    some = ImageFolder(tmp_path / "images" / "red")
+    assert store_key(Classifier(model, "2", preprocessing=preprocessing), some) != key
+    model[1].bias.data += 1
+    assert store_key(Classifier(model, "2", preprocessing=preprocessing), folder) != key
+    classifier.find_head(folder.paths[:1])
+    loader = as_source(DataLoader(TensorDataset(*colour_tensors(4))))
+    assert store_key(classifier, loader) != store_key(classifier, loader)
+
+
+def test_a_damaged_shard_is_found_and_extracted_again(
+    classifier: Classifier, folder: ImageFolder, tmp_path: Path, small_shards: None
+) -> None:
+    path = tmp_path / "store"
+    whole = extract(classifier, folder, path, batch_size=7).load()
+    shard = path / "shard-00001.safetensors"
+    shard.write_bytes(shard.read_bytes()[:40])
+    with pytest.raises(ArtefactError, match="shard-00001.safetensors' is damaged"):
+        ActivationStore(path)
+    again = DiesAfter(folder, None)
+    resumed = extract(classifier, again, path, batch_size=7)
+    assert again.starts[-1] == 14  # behind the one whole shard before it
+    torch.testing.assert_close(resumed.load().features, whole.features)
+
+
+def test_stores_of_a_newer_schema_or_none_are_refused(tmp_path: Path, head: LinearHead) -> None:
+    with pytest.raises(ArtefactError, match="no activation store"):
+        ActivationStore(tmp_path)
+    with StoreWriter(tmp_path, head, "key") as writer:
+        writer.append(random_activations(head, 5))
+    manifest = json.loads((tmp_path / "store.json").read_text())
+    (tmp_path / "store.json").write_text(json.dumps(manifest | {"schema_version": 99}))
+    with pytest.raises(ArtefactError, match="schema 99, newer"):
+        ActivationStore(tmp_path)
+    (tmp_path / "store.json").write_text("{")
+    with pytest.raises(ArtefactError, match="damaged"):
+        ActivationStore(tmp_path)
+
+
+def test_features_keep_their_dtype_on_disk(tmp_path: Path, head: LinearHead) -> None:
+    with StoreWriter(tmp_path, head, "key") as writer:
+        writer.append(random_activations(head, 5))
+    assert ActivationStore(tmp_path).load().features.dtype == torch.float64
+
+
+def test_a_source_without_readable_images_is_an_error(
+    classifier: Classifier, tmp_path: Path
+) -> None:
+    (tmp_path / "a.png").write_bytes(b"")
+    with pytest.raises(NotEnoughImages, match="None of the 1 images.*'a.png' is empty"):
+        extract(classifier, ImageFolder(tmp_path), tmp_path / "store")
+
+
+def test_batch_size_does_not_change_the_features(
+    classifier: Classifier, folder: ImageFolder, tmp_path: Path
+) -> None:
+    one = extract(classifier, folder, tmp_path / "one", batch_size=1).load()
+    other = extract(classifier, folder, tmp_path / "other", batch_size=32).load()
+    torch.testing.assert_close(one.features, other.features)
+
+
+def test_anything_people_hold_images_in_is_a_source(classifier: Classifier, tmp_path: Path) -> None:
+    tensors, labels = colour_tensors(9)
+    expected = classifier(tensors).features
+    dataset = TensorDataset(tensors, labels)
+    forms = {
+        "tensor": tensors,
+        "data set": dataset,
+        "loader": DataLoader(dataset, batch_size=4),
+        "list of batches": [tensors[:5], tensors[5:]],
+    }
+    for name, form in forms.items():
+        store = extract(classifier, form, tmp_path / name)
+        torch.testing.assert_close(store.load().features, expected)
+        assert store.has_labels == (name in ("data set", "loader"))
