@@ -1,4 +1,4 @@
-"""Fixtures: small random activations, a trained toy classifier, and the real data if it is there."""
+"""Fixtures: random activations, a trained toy classifier, and the real data where it is."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from networks import COLOURS, colour_images, trained_colour_network
 from PIL import Image
 from safetensors.torch import save_file
 
 from neroli import Activations, Classifier, LinearHead, Preprocessing
+from networks import COLOURS, colour_images, trained_colour_network
 
 COLOUR_PREPROCESSING = Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 

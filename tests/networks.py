@@ -65,7 +65,9 @@ class _Bottleneck(nn.Module):
 class _DenseBlock(nn.Module):
     def __init__(self, inputs: int, growth: int, depth: int) -> None:
         super().__init__()
-        self.layer = nn.Sequential(*(_Bottleneck(inputs + i * growth, growth) for i in range(depth)))
+        self.layer = nn.Sequential(
+            *(_Bottleneck(inputs + i * growth, growth) for i in range(depth))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(x)

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from networks import colour_images, tiny_network
 from torch import nn
 
 from neroli import Classifier, Preprocessing
 from neroli.errors import HeadNotFound, InvalidInput
+from networks import colour_images, tiny_network
 
 IMAGES = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 

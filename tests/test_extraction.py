@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import random_activations, write_pictures
-from networks import COLOURS, colour_tensors, trained_colour_network
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from conftest import random_activations, write_pictures
 from neroli import ActivationStore, Classifier, LinearHead, extract
 from neroli import store as store_module
 from neroli.data.sources import ImageFolder
 from neroli.errors import ArtefactError, NotEnoughImages
 from neroli.extraction import as_source, store_key
 from neroli.store import StoreWriter
+from networks import COLOURS, colour_tensors, trained_colour_network
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from typing import ClassVar
 
 import pytest
 import torch
-from conftest import random_activations
 from torch import Tensor
 
+from conftest import random_activations
 from neroli import Activations, LinearHead, fit
 from neroli.detectors import MSP, NERO, Detector, Learning, LINe, learned
 from neroli.errors import InvalidInput, LabelsRequired, NotEnoughImages

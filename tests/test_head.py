@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from networks import tiny_network
 from torch import nn
 
 from neroli import Classifier, LinearHead
 from neroli.errors import HeadNotFound, InvalidInput
+from networks import tiny_network
 
 
 class Wrapped(nn.Module):
@@ -139,9 +139,9 @@ def test_named_head_must_exist_and_be_linear() -> None:
         Classifier(tiny_network(), head="fc")
     with pytest.raises(HeadNotFound, match="'2' is a ReLU"):
         Classifier(tiny_network(), head="2")
+    model = TwoHeads()
+    model.second.bias.data += torch.tensor([100.0, 0, 0, 0])
     with pytest.raises(HeadNotFound, match="predicts other classes"):
-        model = TwoHeads()
-        model.second.bias.data += torch.tensor([100.0, 0, 0, 0])
         Classifier(model, head="first")(IMAGES)
 
 

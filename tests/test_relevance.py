@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from conftest import random_activations
 
+from conftest import random_activations
 from neroli import Activations, LinearHead
 from neroli.errors import InvalidInput
 from neroli.relevance import relevance

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import random_activations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import random_activations
 from neroli import Activations, LinearHead
 from neroli.errors import InvalidInput, NotEnoughImages
 from neroli.relevance import HeadRelevance

@@ -13,7 +13,7 @@ from neroli.data.preprocessing import Preprocessing
 from neroli.data.sources import as_images
 from neroli.errors import HeadNotFound, InvalidInput
 from neroli.files import tensors_digest
-from neroli.head import LinearHead, evaluation_mode, find_head, named_head, run
+from neroli.head import BATCH_COUNTER, LinearHead, evaluation_mode, find_head, named_head, run
 
 _IMAGES_TO_FIND_HEAD = 8
 
@@ -146,7 +146,8 @@ class Classifier:
 
     def weights_hash(self) -> str:
         """A hash of the model's parameters and buffers, by which saved guards know their model."""
-        return tensors_digest(self.model.state_dict())
+        state = self.model.state_dict()
+        return tensors_digest({k: v for k, v in state.items() if not k.endswith(BATCH_COUNTER)})
 
     def _placed(self, images: Tensor) -> Tensor:
         parameter = next(self.model.parameters(), None)

@@ -101,7 +101,7 @@ def load_data(seed: int = 0) -> DemoData:
         ood={
             "digits 7-9": _tensor(pictures[digits.target >= KNOWN_DIGITS]),
             "corrupted": _tensor(_corrupted(pictures[test], draw)),
-            "photographs": _tensor(draw.permutation(photographs)[:400]),
+            "photographs": _tensor(draw.permutation(photographs)[:300]),
         },
     )
 
@@ -223,7 +223,7 @@ def _draw(
     grid = figure.add_gridspec(3, 12, height_ratios=(1, 2.4, 2.4))
     for column, (name, images) in enumerate(examples.items()):
         axes = figure.add_subplot(grid[0, 3 * column : 3 * column + 3])
-        axes.imshow(torch.cat(list(images[:6, 0]), dim=1), cmap="gray")
+        axes.imshow(torch.cat(list(images[:6, 0]), dim=1).numpy(), cmap="gray")
         axes.set_title(name, color=_COLOURS[column], fontsize=10, fontweight="bold")
         axes.axis("off")
     for position, (detector, scores, threshold) in enumerate(panels):

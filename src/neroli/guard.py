@@ -122,7 +122,7 @@ class Guard:
         self.calibration = self.held_out = None
         if self.agreement is not None and self.agreement.is_doubtful:
             warnings.warn(str(self.agreement), NeroliWarning, stacklevel=2)
-        self._warn_of_unreadable("training", self.training.unreadable)
+        self._warn_of_unreadable("training", self.unreadable)
         return self
 
     def calibrate(
@@ -181,7 +181,7 @@ class Guard:
             threshold=self.calibration.threshold,
         )
         self.unreadable = self.unreadable + unreadable
-        self._warn_of_unreadable("calibration", len(unreadable))
+        self._warn_of_unreadable("calibration", unreadable)
         pooled = self.calibration.pooled_classes
         if per_class and pooled:
             warnings.warn(
@@ -340,10 +340,14 @@ class Guard:
                 progress=progress,
             )
 
-    def _warn_of_unreadable(self, kind: str, count: int) -> None:
-        if count:
-            text = f"{count} {kind} images could not be read: guard.unreadable says why."
-            warnings.warn(text, NeroliWarning, stacklevel=3)
+    def _warn_of_unreadable(self, kind: str, failures: list[Failure]) -> None:
+        if failures:
+            warnings.warn(
+                f"{len(failures)} {kind} images could not be read and were left out; the first, "
+                f"{failures[0].id!r}, {failures[0].reason}.",
+                NeroliWarning,
+                stacklevel=3,
+            )
 
     def _class_list(self, classes: list[int]) -> str:
         names = self.classifier.class_names

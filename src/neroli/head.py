@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from neroli.errors import HeadNotFound, InvalidInput
 
 _TOLERANCE = 1e-4
+BATCH_COUNTER = "num_batches_tracked"
+"""Counted by batch norm in training, unused in eval mode, and missing from some weights files."""
 
 
 class LinearHead:

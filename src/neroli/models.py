@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from neroli.artefact import ModelSource
 from neroli.data.preprocessing import Preprocessing
 from neroli.errors import ModelError
+from neroli.head import BATCH_COUNTER
 
 _torchvision_operators: Any = None
 
@@ -188,7 +189,8 @@ def _own_model(module: str, factory: str) -> nn.Module:
 
 def _load_weights(model: nn.Module, state: Mapping[str, Tensor], path: Path | str) -> None:
     own = model.state_dict()
-    missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    needed = {name for name in own if not name.endswith(BATCH_COUNTER)}
+    missing, unknown = sorted(needed - state.keys()), sorted(state.keys() - own.keys())
     shapes = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
     if missing or unknown:
         raise ModelError(
@@ -201,7 +203,7 @@ def _load_weights(model: nn.Module, state: Mapping[str, Tensor], path: Path | st
             f"The weights {str(path)!r} are not of this {type(model).__name__}: {name!r} has shape "
             f"{list(state[name].shape)}, the model's {list(own[name].shape)}."
         )
-    model.load_state_dict(state)
+    model.load_state_dict(dict(state), strict=False)  # all but batch counters is there
 
 
 def import_torchvision() -> None:

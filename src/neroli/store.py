@@ -104,8 +104,8 @@ class ActivationStore:
 class StoreWriter:
     """Writes an ActivationStore shard by shard; a context manager.
 
-    If the folder holds a store of the same key, writing goes on behind its last whole shard; a store
-    of another key is replaced.
+    If the folder holds a store of the same key, writing goes on behind its last whole shard; a
+    store of another key is replaced.
 
     Args:
         path: the store's folder.

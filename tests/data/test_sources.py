@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import COLOUR_PREPROCESSING, write_pictures
-from networks import COLOURS, colour_images, colour_tensors
 from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
+from conftest import COLOUR_PREPROCESSING, write_pictures
 from neroli.data.sources import ImageFiles, ImageFolder, ImageLoader, as_images
 from neroli.errors import InvalidInput, NotEnoughImages, UnreadableImage
 from neroli.files import digest
+from networks import COLOURS, colour_images, colour_tensors
 
 CLASSES = {name: index for index, name in enumerate(COLOURS)}
 
@@ -40,7 +40,7 @@ def test_a_folder_yields_its_images_in_sorted_order_with_labels(tmp_path: Path) 
 @pytest.mark.parametrize("workers", [1, 4])
 def test_workers_and_start_do_not_change_what_comes(tmp_path: Path, workers: int) -> None:
     write_pictures(tmp_path, 25, seed=1)
-    whole = list(ImageFolder(tmp_path).batches(COLOUR_PREPROCESSING, 25))[0]
+    (whole,) = ImageFolder(tmp_path).batches(COLOUR_PREPROCESSING, 25)
     source = ImageFolder(tmp_path, workers=workers)
     rest = list(source.batches(COLOUR_PREPROCESSING, 4, start=10))
     assert torch.equal(torch.cat([batch.images for batch in rest]), whole.images[10:])
@@ -94,12 +94,13 @@ def test_loaders_may_yield_images_labels_and_ids() -> None:
     named = [(images, labels, torch.arange(10))]
     (batch,) = ImageLoader(named).batches(None, 99)
     assert batch.ids == tuple("0123456789")
-    assert list(ImageLoader(DataLoader(dataset, batch_size=4)).batches(None, 99, start=4))[0].end == 8
+    later = ImageLoader(DataLoader(dataset, batch_size=4)).batches(None, 99, start=4)
+    assert next(later).end == 8
 
 
 def test_equal_images_have_equal_digests_whatever_their_batch() -> None:
     images, _ = colour_tensors(6)
-    one = list(ImageLoader([images]).batches(None, 9))[0].digests
+    one = next(ImageLoader([images]).batches(None, 9)).digests
     other = [batch.digests for batch in ImageLoader(list(images.split(1))).batches(None, 9)]
     assert torch.equal(torch.cat(other), one)
     assert len({bytes(row.numpy()) for row in one}) == 6

@@ -4,8 +4,8 @@ import pickle
 
 import pytest
 import torch
-from conftest import random_activations
 
+from conftest import random_activations
 from neroli import Activations, LinearHead, fit
 from neroli.detectors import Detector, create, names
 from neroli.errors import ArtefactError, InvalidInput, NotFitted

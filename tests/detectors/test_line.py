@@ -1,11 +1,11 @@
-"""LINe against the masks of the paper written out in full, and its contributions against autograd."""
+"""LINe against the paper's masks written out in full, its contributions against autograd."""
 
 import numpy as np
 import pytest
 import torch
-from conftest import random_activations
 from scipy.special import logsumexp
 
+from conftest import random_activations
 from neroli import Activations, LinearHead
 from neroli.detectors import LINe
 from neroli.errors import InvalidInput

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from conftest import random_activations
 from sklearn.decomposition import PCA
 
+from conftest import random_activations
 from neroli import Activations, LinearHead
 from neroli.detectors import NERO
 from neroli.errors import InvalidInput, NotEnoughImages

@@ -35,6 +35,7 @@ def reported(as_json: bool) -> Iterator[None]:
 
     with warnings.catch_warnings():
         warnings.showwarning = show
+        warnings.simplefilter("always", NeroliWarning)
         try:
             yield
         except NeroliError as error:

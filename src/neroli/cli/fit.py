@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -80,7 +82,7 @@ def fit(
         from neroli.classifier import Classifier
         from neroli.data.sources import ImageFolder
         from neroli.detectors import create
-        from neroli.errors import ClassMapError
+        from neroli.errors import ClassMapError, NeroliWarning
         from neroli.extraction import class_folder
         from neroli.guard import Guard
         from neroli.models import load_model, model_source, own_class_names, own_preprocessing, to
@@ -102,12 +104,17 @@ def fit(
         guard = Guard(classifier, chosen)
         guard.model_source = model_source(model, weights, out)
         kept = store or out.with_name(f"{out.name}.partial")
-        guard.fit(training, store=kept / "training", batch_size=batch_size)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NeroliWarning)  # said below, once
+            guard.fit(training, store=kept / "training", batch_size=batch_size)
         assert guard.agreement is not None
+        if guard.agreement.is_doubtful:
+            print(f"neroli: warning: {guard.agreement}", file=sys.stderr)
         if guard.agreement.is_near_chance and not allow_low_agreement:
             raise ClassMapError(
-                f"{guard.agreement} Folders were matched to classes {folders.rule}; say otherwise "
-                "with --class-map, or go on with --allow-low-agreement."
+                f"The folders were matched to the model's classes {folders.rule} and its "
+                "predictions do not agree with them: say which is which with --class-map, "
+                "or go on with --allow-low-agreement."
             )
         guard.calibrate(
             held_out,

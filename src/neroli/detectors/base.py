@@ -6,8 +6,9 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Generator
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, get_type_hints
 
+import pydantic
 import torch
 from torch import Tensor
 
@@ -39,6 +40,22 @@ class Detector(ABC):
     """What the command line and saved guards call it."""
 
     head: LinearHead | None = field(default=None, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Check and convert the hyper-parameters to their types; a subclass checks their ranges.
+
+        Raises:
+            InvalidInput: naming the one that has the wrong type.
+        """
+        types = get_type_hints(type(self))
+        for name, value in self.hyperparameters().items():
+            try:
+                setattr(self, name, pydantic.TypeAdapter(types[name]).validate_python(value))
+            except pydantic.ValidationError as error:
+                reason = error.errors()[0]["msg"]
+                raise InvalidInput(
+                    f"{name}={value!r} does not suit {type(self).__name__}: {reason}."
+                ) from None
 
     def learn(self, head: LinearHead) -> Learning:
         """Ask for statistics of the training activations and keep what is learned from them."""

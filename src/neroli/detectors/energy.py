@@ -26,6 +26,7 @@ class Energy(Detector):
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.temperature < float("inf"):
             raise InvalidInput(f"temperature must be positive, got {self.temperature}.")
 

@@ -65,6 +65,7 @@ class LINe(Detector):
     """How many of a column's greatest weights are kept for each predicted class, ``[C, D]``."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("weight_percentile", "activation_percentile"):
             if not 0 <= getattr(self, name) <= 100:
                 raise InvalidInput(f"{name} must lie in 0..100, got {getattr(self, name)}.")

@@ -60,6 +60,7 @@ class NERO(Detector):
     """lambda: mean distance to the nearest centroid over mean ``|r_bias|``, both on training."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("low_relevance_neurons", "components"):
             value = getattr(self, name)
             if value is not None and value < 1:

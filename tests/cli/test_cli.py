@@ -1,0 +1,261 @@
+"""The command line as a user runs it."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from conftest import COLOUR_PREPROCESSING
+from neroli import Guard
+from neroli.cli import app
+from networks import trained_colour_network
+
+TESTS = Path(__file__).parents[1]
+NORMALISE = ["--mean", "0.5,0.5,0.5", "--std", "0.25 0.25 0.25"]
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def fit_arguments(pictures: Path, out: Path, *more: object) -> list[object]:
+    model = ["--model", "networks:colour_network", "--weights", pictures / "weights.safetensors"]
+    data = ["--train", pictures / "train", "--calibration", pictures / "calibration"]
+    return ["fit", *model, *data, *NORMALISE, "--out", out, *more]
+
+
+@pytest.fixture(scope="module")
+def guard(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("guards") / "guard"
+    result = run(*fit_arguments(pictures, out))
+    assert result.exit_code == 0, result.stderr
+    return out
+
+
+def test_fit_says_what_it_did(pictures: Path, tmp_path: Path) -> None:
+    result = run(*fit_arguments(pictures, tmp_path / "g"))
+    assert result.exit_code == 0
+    assert "Training accuracy 100.00%" in result.stdout
+    assert "Calibrated on 60 images (0 dropped" in result.stdout
+    assert "at most 0.05 of in-distribution images flagged, with 90% confidence" in result.stdout
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["g"]  # no working files stay
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
+def test_score_gives_the_numbers_of_the_python_api(
+    guard: Path, pictures: Path, tmp_path: Path, suffix: str
+) -> None:
+    out = tmp_path / f"scores.{suffix}"
+    result = run("score", guard, pictures / "new", "--out", out, "--batch-size", 7, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["images"] == 40
+    rows = read_rows(out)
+    verdicts = Guard.load(guard, trained_colour_network())(sorted((pictures / "new").iterdir()))
+    assert [row["id"] for row in rows] == sorted(p.name for p in (pictures / "new").iterdir())
+    torch.testing.assert_close(
+        torch.tensor([float(row["score"]) for row in rows]), verdicts.score, rtol=1e-5, atol=1e-6
+    )
+    p_values = torch.tensor([float(row["p_value"]) for row in rows], dtype=torch.float64)
+    assert torch.equal(p_values, verdicts.p_value)
+    assert [int(row["predicted_class"]) for row in rows] == verdicts.predicted_class.tolist()
+    assert [str(row["is_ood"]).lower() == "true" for row in rows] == verdicts.is_ood.tolist()
+    assert {row["predicted_name"] for row in rows} <= {"blue", "green", "red"}
+    assert sorted(p.name for p in tmp_path.iterdir()) == [out.name]
+
+
+def read_rows(path: Path) -> list[dict[str, object]]:
+    if path.suffix == ".parquet":
+        return pyarrow.parquet.read_table(path).to_pylist()
+    lines = path.read_text().splitlines()
+    return list(csv.DictReader(lines)) if path.suffix == ".csv" else [json.loads(x) for x in lines]
+
+
+def test_every_unreadable_file_is_a_row_with_its_reason_and_the_exit_code_says_so(
+    guard: Path, pictures: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(pictures / "new", tmp_path / "new")
+    (tmp_path / "new" / "broken.jpg").write_bytes(b"\xff\xd8\xff junk")
+    (tmp_path / "new" / "empty.png").write_bytes(b"")
+    Image.new("CMYK", (8, 8)).save(tmp_path / "new" / "cmyk.tif")
+    Image.new("I;16", (8, 8), 40_000).save(tmp_path / "new" / "deep.png")
+    out = tmp_path / "scores.parquet"
+    result = run("score", guard, tmp_path / "new", "--out", out)
+    assert result.exit_code == 3
+    assert "unreadable image 'empty.png' is empty" in result.stderr
+    rows = {str(row["id"]): row for row in read_rows(out)}
+    assert len(rows) == 44
+    assert rows["empty.png"]["score"] is None
+    assert "0 bytes" in str(rows["empty.png"]["error"])
+    assert rows["cmyk.tif"]["error"] is None
+    assert isinstance(rows["deep.png"]["score"], float)
+
+
+def test_scores_are_calibrated_verdicts(guard: Path, pictures: Path, tmp_path: Path) -> None:
+    result = run("score", guard, pictures / "train", "--out", tmp_path / "s.csv", "--json")
+    facts = json.loads(result.stdout)
+    assert facts["flagged"] <= 0.15 * facts["images"]
+    for index in range(20):
+        Image.new("RGB", (8, 8), (255, 255, 10 * index)).save(tmp_path / f"far{index}.png")
+    result = run("score", guard, tmp_path, "--out", tmp_path / "far.csv", "--json")
+    assert json.loads(result.stdout)["flagged"] >= 10
+
+
+def test_inspect_says_what_a_guard_is(guard: Path) -> None:
+    text = run("inspect", guard).stdout
+    for part in ("nero", "16 features", "blue, green, red", "120 images", "accuracy 100.00%"):
+        assert part in text
+    facts = json.loads(run("inspect", guard, "--json").stdout)
+    assert facts["calibration"]["images"] == 60
+    assert facts["model_source"]["model"] == "networks:colour_network"
+
+
+def test_hyperparameters_and_promises_reach_the_guard(pictures: Path, tmp_path: Path) -> None:
+    options = ["--detector", "line", "--set", "weight_percentile=80", "--set", "labels=predicted"]
+    promise = ["--false-alarm-rate", "0.1", "--guarantee", "average", "--per-class"]
+    result = run(*fit_arguments(pictures, tmp_path / "g", *options, *promise))
+    assert result.exit_code == 0, result.stderr
+    facts = json.loads(run("inspect", tmp_path / "g", "--json").stdout)
+    assert facts["detector"]["hyperparameters"]["weight_percentile"] == 80
+    assert facts["detector"]["hyperparameters"]["labels"] == "predicted"
+    assert facts["calibration"]["promise"] == {
+        "false_alarm_rate": 0.1,
+        "guarantee": "average",
+        "confidence": 0.9,
+        "per_class": True,
+    }
+
+
+def test_a_wrong_class_order_is_refused(pictures: Path, tmp_path: Path) -> None:
+    path = tmp_path / "map.json"
+    path.write_text(json.dumps({"blue": 1, "green": 2, "red": 0}))
+    arguments = fit_arguments(pictures, tmp_path / "g", "--class-map", path)
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert "hardly more than by chance" in result.stderr
+    assert "--class-map" in result.stderr
+    assert not (tmp_path / "g").exists()
+    assert run(*arguments, "--allow-low-agreement").exit_code == 0
+    path.write_text(json.dumps({"blue": 0, "green": 1, "red": 2}))
+    assert run(*arguments).exit_code == 0
+
+
+REFUSED = {
+    "model": (["--model", "resnet18"], "names no model"),
+    "detector": (["--detector", "neroo"], "did you mean 'nero'"),
+    "hyper-parameter": (["--set", "k=3"], "no hyper-parameter 'k'"),
+    "setting": (["--set", "eps"], "NAME=VALUE"),
+    "setting's type": (["--set", "eps=much"], "eps"),
+    "setting's value": (["--set", "labels=yes"], "labels"),
+    "rate": (["--false-alarm-rate", "5"], "false_alarm_rate must lie between 0 and 1, got 5"),
+    "guarantee": (["--guarantee", "sure"], "'sure'"),
+    "mean": (["--mean", "x"], "--mean takes numbers"),
+    "resize": (["--resize", "big"], "--resize takes pixels"),
+    "head": (["--head", "fc"], "no module 'fc'"),
+    "weights": (["--weights", "gone.pt"], "no weights file"),
+    "train": (["--train", "gone"], "'gone' is not a folder"),
+    "calibration": (["--calibration", "gone"], "'gone' is not a folder"),
+    "device": (["--device", "abacus"], "Cannot run on device 'abacus'"),
+    "too few for the rate": (["--false-alarm-rate", "0.01"], "needs at least 230"),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), REFUSED.values(), ids=REFUSED)
+def test_bad_options_get_one_clear_line(
+    options: list[str], message: str, pictures: Path, tmp_path: Path
+) -> None:
+    result = run(*fit_arguments(pictures, tmp_path / "g", *options))
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "g").exists()
+
+
+def test_bad_guards_and_tables_get_one_clear_line(
+    guard: Path, pictures: Path, tmp_path: Path
+) -> None:
+    new = pictures / "new"
+    for arguments, message in [
+        (("score", tmp_path, new, "--out", tmp_path / "s.csv"), "There is no guard in"),
+        (("score", guard, new, "--out", tmp_path / "s.xlsx"), ".parquet, .csv, .jsonl"),
+        (("score", guard, tmp_path, "--out", tmp_path / "s.csv"), "no image file in"),
+        (("score", guard, new, "--out", "/proc/s.csv"), "Cannot write"),
+        (("inspect", tmp_path), "There is no guard in"),
+    ]:
+        result = run(*arguments)
+        assert (result.exit_code, message in result.stderr) == (1, True), result.stderr
+    failed = run("inspect", tmp_path, "--json")
+    assert json.loads(failed.stdout)["error"] == "ArtefactError"
+
+
+def test_a_model_that_does_not_state_its_preprocessing_needs_it(
+    pictures: Path, tmp_path: Path
+) -> None:
+    arguments = [a for a in fit_arguments(pictures, tmp_path / "g") if a not in NORMALISE]
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert "--mean 0.485" in result.stderr
+
+
+def neroli(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "neroli", *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(TESTS)}
+    return subprocess.Popen(
+        command, cwd=cwd, env=environment, text=True, stdout=-1, stderr=-1, start_new_session=True
+    )
+
+
+def test_a_scoring_run_killed_half_way_goes_on_and_has_every_row_once(
+    guard: Path, pictures: Path, tmp_path: Path
+) -> None:
+    many = tmp_path / "many"
+    many.mkdir()
+    sources = sorted((pictures / "new").iterdir())
+    for index in range(6000):
+        os.link(sources[index % 40], many / f"{index:05d}.png")
+    out = tmp_path / "scores.parquet"
+    arguments = ["score", guard, many, "--out", out, "--batch-size", "16"]
+    process = neroli(*arguments, cwd=tmp_path)
+    partial = tmp_path / "scores.parquet.partial"
+    deadline = time.monotonic() + 60
+    while not list(partial.glob("part-*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not out.exists()
+    done = len(list(partial.glob("part-*")))
+    assert done >= 1
+    process = neroli(*arguments, cwd=tmp_path)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    rows = read_rows(out)
+    assert [row["id"] for row in rows] == [f"{i:05d}.png" for i in range(6000)]
+    verdicts = Guard.load(guard, trained_colour_network())(sources)
+    scores = torch.tensor([row["score"] for row in rows]).view(-1, 40)
+    torch.testing.assert_close(scores, verdicts.score.expand(150, 40), rtol=1e-4, atol=1e-5)
+
+
+def test_help_does_not_import_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys, neroli.cli\n"
+        "try:\n    neroli.cli.app(['--help'])\n"
+        "except SystemExit: pass\n"
+        "assert not {'torch', 'numpy', 'pyarrow', 'sklearn', 'pydantic'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_guards_remember_the_preprocessing(guard: Path) -> None:
+    loaded = Guard.load(guard, trained_colour_network())
+    assert loaded.classifier.preprocessing == COLOUR_PREPROCESSING

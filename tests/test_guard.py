@@ -1,0 +1,295 @@
+"""The guard: fit, calibrate, verdicts, save and load."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, TensorDataset
+
+from neroli import Classifier, Guard, Preprocessing
+from neroli.detectors import MSP, NERO, Detector, Energy, LINe
+from neroli.errors import (
+    ArtefactError,
+    CalibrationOverlap,
+    InvalidInput,
+    LabelsRequired,
+    NeroliWarning,
+    NotCalibrated,
+    NotEnoughImages,
+    NotFitted,
+)
+from networks import colour_images, colour_tensors, tiny_network, trained_colour_network
+
+
+def loader(count: int, seed: int, *, labels: bool = True) -> DataLoader:
+    images, classes = colour_tensors(count, seed)
+    dataset = TensorDataset(images, classes) if labels else TensorDataset(images)
+    return DataLoader(dataset, batch_size=32)
+
+
+@pytest.fixture
+def guard(classifier: Classifier) -> Guard:
+    return Guard(classifier, NERO()).fit(loader(150, 1)).calibrate(loader(120, 2, labels=False))
+
+
+NEW = colour_tensors(50, 3)[0]
+
+
+def test_verdicts_follow_from_scores_and_calibration(guard: Guard) -> None:
+    verdicts = guard(NEW)
+    activations = guard.classifier(NEW)
+    held_out = guard.classifier(colour_tensors(120, 2)[0])
+    calibration = guard.detector.score(held_out).double()
+    scores = guard.detector.score(activations)
+    assert torch.equal(verdicts.score, scores)
+    assert torch.equal(verdicts.predicted_class, activations.logits.argmax(1))
+    by_hand = [(1 + (calibration >= s).sum().item()) / 121 for s in scores]
+    np.testing.assert_allclose(verdicts.p_value, by_hand)
+    assert guard.calibration is not None
+    assert torch.equal(verdicts.is_ood, scores.double() > guard.calibration.threshold)
+    assert len(verdicts) == 50
+
+
+def test_far_images_are_flagged_and_most_ordinary_ones_are_not(guard: Guard) -> None:
+    white = 6 + torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert guard(NEW).is_ood.float().mean() <= 0.15
+    assert guard(white).is_ood.float().mean() >= 0.5
+
+
+def test_every_form_of_image_gets_the_same_verdict(guard: Guard, tmp_path: Path) -> None:
+    pictures, _ = colour_images(5, seed=3)
+    expected = guard(NEW[:5]).score
+    paths = [tmp_path / f"{i}.png" for i in range(5)]
+    for path, picture in zip(paths, pictures, strict=True):
+        Image.fromarray(picture).save(path)
+    for form in (pictures, [Image.fromarray(p) for p in pictures], paths):
+        torch.testing.assert_close(guard(form).score, expected)
+    bare = Guard(Classifier(guard.classifier.model), MSP())
+    bare.fit(loader(90, 1)).calibrate(loader(60, 2))
+    with pytest.raises(InvalidInput, match="need preprocessing"):
+        bare(pictures)
+
+
+@pytest.mark.parametrize("detector", [NERO(), LINe(), Energy(temperature=2.0)])
+def test_save_and_load_give_the_same_verdicts_bit_for_bit(
+    classifier: Classifier, detector: Detector, tmp_path: Path
+) -> None:
+    guard = Guard(classifier, detector).fit(loader(150, 1))
+    guard.calibrate(loader(150, 2), 0.1, guarantee="average", per_class=True)
+    guard.save(tmp_path / "guard")
+    loaded = Guard.load(tmp_path / "guard", trained_colour_network())
+    for name in ("score", "p_value", "is_ood", "predicted_class"):
+        assert torch.equal(getattr(loaded(NEW), name), getattr(guard(NEW), name))
+    assert loaded.detector.hyperparameters() == detector.hyperparameters()
+    assert loaded.classifier.class_names == ["blue", "green", "red"]
+    assert loaded.classifier.preprocessing == classifier.preprocessing
+    assert loaded.manifest().model_dump(exclude={"created"}) == guard.manifest().model_dump(
+        exclude={"created"}
+    )
+    with pytest.raises(CalibrationOverlap):  # the training images' hashes were saved too
+        loaded.calibrate(loader(150, 1))
+
+
+def test_two_guards_on_one_model_do_not_touch_each_other(classifier: Classifier) -> None:
+    alone = Guard(classifier, NERO()).fit(loader(150, 1)).calibrate(loader(90, 2))
+    expected = alone(NEW).score
+    model = classifier.model
+    one = Guard(Classifier(model), NERO()).fit(loader(150, 1)).calibrate(loader(90, 2))
+    other = Guard(Classifier(model), LINe()).fit(loader(120, 5)).calibrate(loader(90, 6))
+    other(NEW)
+    assert torch.equal(one(NEW).score, expected)
+
+
+def test_refit_replaces_and_drops_the_calibration(guard: Guard) -> None:
+    guard.fit(loader(120, 9))
+    with pytest.raises(NotCalibrated, match="calibrate"):
+        guard(NEW)
+    fresh = Guard(guard.classifier, NERO()).fit(loader(120, 9)).calibrate(loader(90, 2))
+    assert torch.equal(guard.calibrate(loader(90, 2))(NEW).score, fresh(NEW).score)
+
+
+def test_steps_out_of_order_are_refused(classifier: Classifier, tmp_path: Path) -> None:
+    guard = Guard(classifier, NERO())
+    with pytest.raises(NotFitted, match="before calibrating"):
+        guard.calibrate(loader(90, 2))
+    with pytest.raises(NotFitted, match="nothing to save|not fitted"):
+        guard.save(tmp_path / "guard")
+    with pytest.raises(NotCalibrated):
+        guard(NEW)
+    assert not (tmp_path / "guard").exists()
+
+
+def test_training_images_among_the_calibration_images_are_dropped(classifier: Classifier) -> None:
+    images, labels = colour_tensors(150, 1)
+    held_out = colour_tensors(199, 2)[0]
+    guard = Guard(classifier, MSP()).fit([(images, labels)])
+    guard.calibrate([torch.cat([held_out, images[:1]])])
+    assert guard.held_out is not None
+    assert (guard.held_out.images, guard.held_out.duplicates_dropped) == (199, 1)
+    assert guard.calibration is not None
+    assert len(guard.calibration) == 199
+    with pytest.raises(CalibrationOverlap, match="4 of 203"):
+        guard.calibrate([torch.cat([held_out, images[:4]])])
+
+
+def test_too_few_calibration_images_are_refused_and_the_old_threshold_stays(guard: Guard) -> None:
+    before = guard(NEW).p_value
+    with pytest.raises(NotEnoughImages, match="at least 45 calibration images, got 44"):
+        guard.calibrate(loader(44, 5))
+    assert torch.equal(guard(NEW).p_value, before)
+
+
+def test_labels_are_required_unless_told_otherwise(classifier: Classifier) -> None:
+    with pytest.raises(LabelsRequired):
+        Guard(classifier, NERO()).fit(loader(90, 1, labels=False))
+    guard = Guard(classifier, NERO(labels="predicted")).fit(loader(90, 1, labels=False))
+    assert guard.training is not None
+    assert guard.training.accuracy is None
+
+
+def test_labels_that_do_not_agree_with_the_model_are_warned_of(classifier: Classifier) -> None:
+    images, labels = colour_tensors(150, 1)
+    with pytest.warns(NeroliWarning, match="hardly more than by chance.*'blue' are predicted as"):
+        Guard(classifier, MSP()).fit([(images, (labels + 1) % 3)])
+    swapped = torch.tensor([1, 0, 2])[labels]
+    with pytest.warns(NeroliWarning, match="'blue' are predicted as 'green'"):
+        Guard(classifier, MSP()).fit([(images, swapped)])
+
+
+def test_classes_too_small_for_their_own_threshold_are_named(classifier: Classifier) -> None:
+    images, labels = colour_tensors(160, 2)
+    few_red = images[(labels != 2) | (torch.arange(160) < 30)]
+    guard = Guard(classifier, MSP()).fit(loader(90, 1))
+    with pytest.warns(NeroliWarning, match="1 of 3 classes.*fewer than 45.*: red"):
+        guard.calibrate([few_red], per_class=True)
+
+
+def test_folders_can_be_fitted_on_directly(pictures: Path, classifier: Classifier) -> None:
+    guard = Guard(classifier, NERO()).fit(pictures / "train").calibrate(pictures / "calibration")
+    assert guard.training is not None
+    assert guard.training.accuracy == 1.0
+    rows = [verdicts for _, verdicts in guard.stream(pictures / "new", batch_size=7)]
+    streamed = torch.cat([verdicts.score for verdicts in rows if verdicts is not None])
+    paths = sorted((pictures / "new").iterdir())
+    torch.testing.assert_close(streamed, guard(paths).score)
+
+
+def test_unreadable_training_images_are_counted_and_listed(
+    pictures: Path, classifier: Classifier, tmp_path: Path
+) -> None:
+    shutil.copytree(pictures / "train", tmp_path / "train")
+    (tmp_path / "train" / "red" / "bad.png").write_bytes(b"")
+    guard = Guard(classifier, MSP())
+    with pytest.warns(
+        NeroliWarning, match="1 training images could not be read.*'red/bad.png', is empty"
+    ):
+        guard.fit(tmp_path / "train")
+    assert [f.id for f in guard.unreadable] == ["red/bad.png"]
+    assert guard.training is not None
+    assert (guard.training.images, guard.training.unreadable) == (120, 1)
+
+
+@pytest.fixture
+def saved(guard: Guard, tmp_path: Path) -> Path:
+    guard.save(tmp_path / "guard")
+    return tmp_path / "guard"
+
+
+def test_a_guard_of_another_model_is_refused(saved: Path) -> None:
+    other = trained_colour_network()
+    other[0].weight.data[0, 0, 0, 0] += 1e-3
+    with pytest.raises(ArtefactError, match="other weights"):
+        Guard.load(saved, other)
+
+
+def test_a_guard_of_a_newer_schema_is_refused(saved: Path) -> None:
+    manifest = json.loads((saved / "manifest.json").read_text())
+    manifest |= {"schema_version": 99, "something": "new"}
+    (saved / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtefactError, match="schema 99, newer than the 1.*upgrade"):
+        Guard.load(saved, trained_colour_network())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "not a valid guard manifest"),
+        (b'{"schema_version": 1}', "not a valid guard manifest"),
+        (b"\xff\xfe", "not text"),
+    ],
+)
+def test_a_damaged_manifest_is_refused(saved: Path, content: bytes, message: str) -> None:
+    (saved / "manifest.json").write_bytes(content)
+    with pytest.raises(ArtefactError, match=message):
+        Guard.load(saved, trained_colour_network())
+
+
+def test_damaged_or_missing_tensors_and_folders_are_refused(saved: Path, tmp_path: Path) -> None:
+    model = trained_colour_network()
+    (state,) = saved.glob("state-*.safetensors")
+    content = bytearray(state.read_bytes())
+    content[-1] ^= 1
+    state.write_bytes(content)
+    with pytest.raises(ArtefactError, match="damaged"):
+        Guard.load(saved, model)
+    state.unlink()
+    with pytest.raises(ArtefactError, match="No such file"):
+        Guard.load(saved, model)
+    with pytest.raises(ArtefactError, match="no guard in"):
+        Guard.load(tmp_path / "gone", model)
+
+
+def test_saving_replaces_a_guard_but_nothing_else(guard: Guard, saved: Path) -> None:
+    guard.fit(loader(90, 8)).calibrate(loader(90, 2)).save(saved)
+    assert len(list(saved.iterdir())) == 2
+    loaded = Guard.load(saved, trained_colour_network())
+    assert torch.equal(loaded(NEW).score, guard(NEW).score)
+    (saved / "manifest.json").unlink()
+    with pytest.raises(ArtefactError, match="holds other files and no guard"):
+        guard.save(saved)
+
+
+def test_a_save_that_fails_leaves_the_old_guard(
+    guard: Guard, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = guard(NEW).score
+    other = Guard(guard.classifier, NERO()).fit(loader(90, 8)).calibrate(loader(90, 2))
+    original = Path.replace
+
+    def dies_before_the_manifest(self: Path, target: Path) -> Path:
+        if Path(target).name == "manifest.json":
+            raise OSError("power cut")
+        return original(self, target)
+
+    monkeypatch.setattr(Path, "replace", dies_before_the_manifest)
+    with pytest.raises(OSError, match="power cut"):
+        other.save(saved)
+    monkeypatch.undo()
+    loaded = Guard.load(saved, trained_colour_network())
+    assert torch.equal(loaded(NEW).score, expected)
+
+
+def test_artefacts_hold_no_pickle_and_no_path(
+    pictures: Path, classifier: Classifier, tmp_path: Path
+) -> None:
+    guard = Guard(classifier, NERO()).fit(pictures / "train").calibrate(pictures / "calibration")
+    guard.save(tmp_path / "guard")
+    assert {path.suffix for path in (tmp_path / "guard").iterdir()} == {".json", ".safetensors"}
+    for path in (tmp_path / "guard").iterdir():
+        assert str(pictures).encode() not in path.read_bytes()
+        assert b"0001.png" not in path.read_bytes()
+
+
+def test_a_random_network_can_be_guarded_too() -> None:
+    model = tiny_network()
+    images = torch.randn(200, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    guard = Guard(Classifier(model), Energy())
+    guard.fit([images[:100]]).calibrate([images[100:]])
+    assert len(guard(images[:3])) == 3
+    assert guard.classifier.preprocessing is None
+    guard.classifier.preprocessing = Preprocessing((0.5,) * 3, (0.5,) * 3)
+    assert len(guard(np.zeros((2, 8, 8, 3), np.uint8))) == 2
