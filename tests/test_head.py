@@ -40,6 +40,8 @@ class TwoHeads(nn.Module):
         super().__init__()
         self.backbone = tiny_network()[:6]
         self.first, self.second = nn.Linear(16, 4), nn.Linear(16, 4)
+        for head, bias in ((self.first, [9.0, 0, 0, 0]), (self.second, [0.0, 9, 0, 0])):
+            head.bias.data = torch.tensor(bias)  # so that each yields one of the logits
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         f = self.backbone(x)
@@ -140,7 +142,7 @@ def test_named_head_must_exist_and_be_linear() -> None:
     with pytest.raises(HeadNotFound, match="'2' is a ReLU"):
         Classifier(tiny_network(), head="2")
     model = TwoHeads()
-    model.second.bias.data += torch.tensor([100.0, 0, 0, 0])
+    model.second.bias.data += torch.tensor([0, 100.0, 0, 0])
     with pytest.raises(HeadNotFound, match="predicts other classes"):
         Classifier(model, head="first")(IMAGES)
 

@@ -66,7 +66,10 @@ def fit(
         Path | None, typer.Option(help="Folder to keep the activations in, for other detectors.")
     ] = None,
     allow_low_agreement: Annotated[
-        bool, typer.Option(help="Go on though predictions hardly agree with the folders.")
+        bool,
+        typer.Option(
+            "--allow-low-agreement", help="Go on though predictions hardly agree with the folders."
+        ),
     ] = False,
     batch_size: BatchSize = 64,
     device: Device = "cpu",

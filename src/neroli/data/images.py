@@ -9,7 +9,6 @@ truncated files) is unreadable rather than guessed.
 from __future__ import annotations
 
 import io
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from neroli.errors import InvalidInput, UnreadableImage
 
-MAX_PIXELS = 100_000_000
-"""Larger images (decompression bombs, whole slides) are refused before they are decompressed."""
+MAX_PIXELS = 89_000_000
+"""Larger images (decompression bombs, whole slides) are refused before they are decompressed.
+
+Pillow itself warns at 89.5 million pixels and refuses at twice as many."""
 
 EXTENSIONS = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".jp2", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -49,15 +50,14 @@ def decode(content: bytes) -> Image.Image:
         UnreadableImage: as ``read_image``.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # Pillow warns of sizes this refuses, or of odd metadata
-            with Image.open(io.BytesIO(content)) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise UnreadableImage(_too_large(image.width, image.height))
-                image.load()
-                return to_picture(ImageOps.exif_transpose(image))
+        with Image.open(io.BytesIO(content)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise UnreadableImage(
+                    f"is {image.width}x{image.height} pixels, more than the {MAX_PIXELS:,} "
+                    "allowed; cut it into smaller images"
+                )
+            image.load()
+            return to_picture(ImageOps.exif_transpose(image))
     except UnreadableImage:
         raise
     except UnidentifiedImageError:
@@ -113,10 +113,3 @@ def array_pictures(array: np.ndarray[Any, Any]) -> list[Image.Image]:
             f"An array of images must be [N, H, W, 1 or 3], [N, H, W] or one image, got {shape}."
         )
     return [Image.fromarray(picture) for picture in array]
-
-
-def _too_large(width: int, height: int) -> str:
-    return (
-        f"is {width}x{height} pixels, more than the {MAX_PIXELS:,} allowed; "
-        "cut it into smaller images"
-    )

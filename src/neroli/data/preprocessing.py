@@ -68,17 +68,29 @@ class Preprocessing:
         """The network's input ``[channels, height, width]`` float32 of an RGB or grey image.
 
         Raises:
-            UnreadableImage: if the image is smaller than the crop.
+            UnreadableImage: as ``pixels``.
+        """
+        return self.normalised(self.pixels(image)[None])[0]
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        """The resized and cropped image, ``[channels, height, width]`` uint8.
+
+        Raises:
+            UnreadableImage: if the image is smaller than the crop, or a thread of pixels.
         """
         image = image.convert(self.mode)
         if self.resize is not None:
             image = image.resize(self._resized(image), Image.Resampling[self.interpolation.upper()])
         if self.crop is not None:
             image = self._cropped(image)
-        pixels = torch.from_numpy(np.array(image)).to(torch.float32).div_(255)
-        pixels = pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
-        mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (self.mean, self.std))
-        return ((pixels - mean) / std).contiguous()
+        pixels = torch.from_numpy(np.array(image))
+        return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """The network's input ``[N, channels, height, width]`` float32 of uint8 pixels alike."""
+        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
+        values = pixels.to(torch.float32, memory_format=torch.contiguous_format)
+        return values.div_(255).sub_(mean).div_(std)
 
     def _resized(self, image: Image.Image) -> tuple[int, int]:
         """(width, height) after resizing."""

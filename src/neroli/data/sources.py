@@ -121,7 +121,7 @@ class ImageFiles:
         def load(position: int) -> tuple[bytes, Tensor] | str:
             try:
                 content, picture = read_image(self.paths[position])
-                image = preprocessing(picture)
+                image = preprocessing.pixels(picture)
             except UnreadableImage as error:
                 return str(error)
             if image.shape != shape:
@@ -140,19 +140,23 @@ class ImageFiles:
                     ahead.append((positions, [pool.submit(load, p) for p in positions]))
                 if len(ahead) > 2 or (begin is None and ahead):
                     positions, pending = ahead.pop(0)
-                    yield self._collated(positions, [future.result() for future in pending], shape)
+                    loaded = [future.result() for future in pending]
+                    yield self._collated(preprocessing, positions, loaded)
 
     def _expected_shape(self, preprocessing: Preprocessing) -> torch.Size:
         """The shape of the first readable image; all must have it to make a batch."""
         for path in self.paths:
             try:
-                return preprocessing(read_image(path)[1]).shape
+                return preprocessing.pixels(read_image(path)[1]).shape
             except UnreadableImage:
                 continue
         return torch.Size((len(preprocessing.mean), 0, 0))
 
     def _collated(
-        self, positions: range, loaded: list[tuple[bytes, Tensor] | str], shape: torch.Size
+        self,
+        preprocessing: Preprocessing,
+        positions: range,
+        loaded: list[tuple[bytes, Tensor] | str],
     ) -> ImageBatch:
         good = [
             (p, *item)
@@ -165,7 +169,9 @@ class ImageFiles:
             if isinstance(item, str)
         )
         return ImageBatch(
-            images=torch.stack([image for _, _, image in good]) if good else torch.empty(0, *shape),
+            images=preprocessing.normalised(torch.stack([image for _, _, image in good]))
+            if good
+            else torch.empty(0),
             labels=None
             if self.labels is None
             else torch.tensor([self.labels[p] for p, _, _ in good], dtype=torch.int64),
@@ -311,7 +317,8 @@ def as_images(images: Any, preprocessing: Preprocessing | None) -> Tensor:
         if isinstance(images, Image.Image):
             return preprocessing(to_picture(images))[None]
         if isinstance(images, np.ndarray):
-            return _same_size([preprocessing(picture) for picture in array_pictures(images)])
+            pixels = [preprocessing.pixels(picture) for picture in array_pictures(images)]
+            return preprocessing.normalised(_same_size(pixels))
     except UnreadableImage as error:
         raise UnreadableImage(f"The image {error}.") from None
     raise InvalidInput(

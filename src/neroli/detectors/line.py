@@ -57,12 +57,11 @@ class LINe(Detector):
 
     threshold: Tensor = learned()
     """Where activations are clipped, a scalar."""
-    active: Tensor = learned()
-    """Neurons kept for each predicted class, bool ``[C, D]``."""
     rank: Tensor = learned()
     """How many weights of the same column are greater, ``[C, D]``."""
     kept: Tensor = learned()
-    """How many of a column's greatest weights are kept for each predicted class, ``[C, D]``."""
+    """How many of a column's greatest weights are kept for each predicted class, ``[C, D]``; none
+    of a removed neuron's."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -96,14 +95,10 @@ class LINe(Detector):
         weight = head.weight.double().cpu().numpy()
         contribution = classes.mean.cpu().numpy() * weight
         cut = np.percentile(contribution, self.activation_percentile, axis=1, keepdims=True)
-        self.active = torch.from_numpy(contribution > cut)
         dtype = np.int16 if head.num_classes <= np.iinfo(np.int16).max else np.int32
         self.rank = torch.from_numpy(_descending_rank(weight).astype(dtype))
-        self.kept = torch.from_numpy(
-            np.stack([self._weights_kept(np.abs(row), weight) for row in contribution]).astype(
-                dtype
-            )
-        )
+        kept = np.stack([self._weights_kept(np.abs(row), weight) for row in contribution])
+        self.kept = torch.from_numpy(np.where(contribution > cut, kept, 0).astype(dtype))
 
     def _weights_kept(
         self, importance: np.ndarray[Any, Any], weight: np.ndarray[Any, Any]
@@ -124,10 +119,8 @@ class LINe(Detector):
         scores = torch.empty_like(clipped[:, 0])
         for predicted in torch.unique(predictions).tolist():
             rows = (predictions == predicted).nonzero()[:, 0]
-            columns = self.active[predicted].nonzero()[:, 0]
-            kept = self.rank[:, columns] < self.kept[predicted, columns]
-            weight = self.head.weight[:, columns].where(kept, 0.0)
-            logits = clipped[rows][:, columns] @ weight.T + self.head.bias
+            weight = self.head.weight.where(self.rank < self.kept[predicted], 0.0)
+            logits = clipped[rows] @ weight.T + self.head.bias
             scores[rows] = -logits.logsumexp(dim=1)
         return scores
 

@@ -1,0 +1,147 @@
+"""What scoring costs beside the forward pass it rides on, and beside naive loops.
+
+    python benchmarks/scoring.py [--images 10000] [--rounds 5]
+
+All figures are ratios of jobs run in turn in one process: median, lowest and highest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from common import PeakMemory, paired_ratio, shared_data
+
+from neroli import Activations, LinearHead, fit
+from neroli.detectors import MSP, NERO, Detector, Energy, Entropy, LINe, MaxLogit
+from neroli.relevance import relevance
+
+
+def synthetic(rows: int, features: int, classes: int) -> tuple[LinearHead, Activations]:
+    """Rectified random features around one centre a class."""
+    draw = torch.Generator().manual_seed(0)
+    head = LinearHead(torch.randn(classes, features, generator=draw) / 20, torch.zeros(classes))
+    labels = torch.arange(rows) % classes
+    values = torch.randn(rows, features, generator=draw) + 5 * head.weight[labels]
+    return head, Activations.from_features(values.clamp(min=0), head, labels)
+
+
+def naive_relevance(batch: Activations, head: LinearHead) -> torch.Tensor:
+    """Per sample, a C x D matrix of shares: the form the authors' program has."""
+    rows = []
+    for features, logits in zip(batch.features, batch.logits, strict=True):
+        share = features * head.weight / logits[:, None]
+        rows.append((logits.softmax(0)[:, None] * share).sum(0))
+    return torch.stack(rows)
+
+
+def naive_line(
+    batch: Activations, head: LinearHead, masks: torch.Tensor, clip: float
+) -> torch.Tensor:
+    """Per sample, the weights masked for its class: the form the authors' program has."""
+    rows = []
+    for features in batch.features.clamp(max=clip):
+        predicted = head(features[None]).argmax()
+        weight = head.weight * masks[predicted]
+        rows.append(-(features @ weight.T + head.bias).logsumexp(0))
+    return torch.stack(rows)
+
+
+def line_masks(line: LINe) -> Iterator[torch.Tensor]:
+    """The C x D weight mask of every class, one at a time."""
+    for kept in line.kept:
+        yield line.rank < kept
+
+
+def report(name: str, ratio: tuple[float, float, float]) -> None:
+    print(f"{name:<58} {ratio[0]:8.3f}  ({ratio[1]:.3f} to {ratio[2]:.3f})")
+
+
+def forward_pass(images: int, rounds: int) -> None:
+    from cifar import load_classifier, load_images
+
+    shared = shared_data()
+    classifier = load_classifier(shared, "resnet20")
+    batches = classifier.prepare(load_images(shared, "test")[0][:images]).split(128)
+    pictures, labels = load_images(shared, "train")
+    training = classifier(pictures[::4], torch.from_numpy(labels[::4]))
+
+    def bare() -> None:
+        with torch.no_grad():
+            for batch in batches:
+                classifier.model(batch)
+
+    def scored(detectors: list[Detector]) -> None:
+        for batch in batches:
+            activations = classifier(batch)
+            for detector in detectors:
+                detector.score(activations)
+
+    six = fit([NERO(), LINe(), MSP(), MaxLogit(), Energy(), Entropy()], training, classifier.head)
+    print(f"ResNet-20, {images} CIFAR-10 test images; time / bare forward loop")
+    report("features and logits alone", paired_ratio(lambda: scored([]), bare, rounds))
+    for detector in six[:3]:
+        job = paired_ratio(lambda d=detector: scored([d]), bare, rounds)  # type: ignore[misc]
+        report(f"scored with {type(detector).__name__}", job)
+    report("scored with all six", paired_ratio(lambda: scored(six), bare, rounds))
+
+
+def loops(rounds: int) -> None:
+    print("\nnaive per-sample loop / neroli, 1,000 rows (higher is better)")
+    for features, classes in ((342, 10), (512, 100), (2048, 100)):
+        head, data = synthetic(3000, features, classes)
+        line = LINe(90, 10, 1.0).fit(data, head)
+        masks = torch.stack(list(line_masks(line))).float()
+        batch = data[:1000]
+        torch.testing.assert_close(
+            naive_line(batch, head, masks, 1.0), line.score(batch), rtol=1e-4, atol=1e-4
+        )
+        torch.testing.assert_close(
+            naive_relevance(batch, head), relevance(batch, head)[0], rtol=1e-2, atol=1e-4
+        )
+        size = f"D={features}, C={classes}"
+        ratio = paired_ratio(
+            lambda b=batch, h=head: naive_relevance(b, h),  # type: ignore[misc]
+            lambda b=batch, h=head: relevance(b, h),  # type: ignore[misc]
+            rounds,
+        )
+        report(f"NERO relevance, {size}", ratio)
+        ratio = paired_ratio(
+            lambda b=batch, h=head, m=masks: naive_line(b, h, m, 1.0),  # type: ignore[misc]
+            lambda b=batch, d=line: d.score(b),  # type: ignore[misc]
+            rounds,
+        )
+        report(f"LINe, {size}", ratio)
+
+
+def imagenet_sized_line() -> None:
+    head, data = synthetic(4000, 2048, 1000)
+    line = LINe(90, 10, 1.0)
+    start = time.perf_counter()
+    line.fit(data, head)
+    seconds = time.perf_counter() - start
+    state = sum(t.numel() * t.element_size() for t in line.state().values()) / 1e6
+    batch = data[:256]
+    with PeakMemory() as memory:  # the first call also places what was learned
+        line.score(batch)
+    start = time.perf_counter()
+    line.score(batch)
+    scoring = time.perf_counter() - start
+    print(
+        f"\nLINe at C=1000, D=2048: state {state:.1f} MB (bound 64), fit {seconds:.0f} s, a batch "
+        f"of 256 in {scoring:.2f} s ({len(np.unique(batch.predictions))} predicted classes) with "
+        f"{memory.peak - memory.start:.0f} MB above the start (C x C x D in float32: 8,192 MB)"
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    forward_pass(options.images, options.rounds)
+    loops(options.rounds)
+    imagenet_sized_line()
