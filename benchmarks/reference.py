@@ -2,8 +2,8 @@
 
     python benchmarks/reference.py [--network resnet20 densenet100] [--out TABLE.md]
 
-Trained on CIFAR-10; fitted on 10,000 training images; OOD are CIFAR-100 (every second test image) and
-MNIST, resized to 32x32. Calibrated on the first half of the CIFAR-10 test images; the share flagged
+Trained on CIFAR-10; fitted on 10,000 training images; OOD are CIFAR-100 (every second test image)
+and MNIST, resized to 32x32. Calibrated on the first half of the CIFAR-10 test images; the share flagged
 is of the other half.
 """
 
@@ -66,8 +66,8 @@ def table(network: str, stores: dict[str, ActivationStore]) -> str:
     for name, detector in DETECTORS.items():
         inside = detector.score(test)
         cells = [quality(detector, inside, stores[ood]) for ood in ("cifar100", "mnist")]
-        for guarantee in ("confidence", "average"):
-            cells.append(flagged(inside, test.predictions, Promise(0.05, guarantee)))
+        promises = (Promise(0.05, "confidence"), Promise(0.05, "average"))
+        cells += [flagged(inside, test.predictions, promise) for promise in promises]
         rows.append(f"| {' | '.join([name, *cells])} |")
     return "\n".join(rows)
 
