@@ -3,8 +3,8 @@
     python benchmarks/reference.py [--network resnet20 densenet100] [--out TABLE.md]
 
 Trained on CIFAR-10; fitted on 10,000 training images; OOD are CIFAR-100 (every second test image)
-and MNIST, resized to 32x32. Calibrated on the first half of the CIFAR-10 test images; the share flagged
-is of the other half.
+and MNIST, resized to 32x32. Calibrated on the first half of the CIFAR-10 test images; the share
+flagged is of the other half.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,16 @@ def shared_folder() -> Path | None:
         if path and (Path(path) / "golden").is_dir():
             return Path(path)
     return None
+
+
+@pytest.fixture(autouse=True)
+def few_threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    """One thread for the tiny networks, which more only slow down; all for the real ones."""
+    threads = torch.get_num_threads()
+    if request.node.get_closest_marker("realdata") is None:
+        torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from conftest import random_activations, write_pictures
 from neroli import ActivationStore, Classifier, LinearHead, extract
 from neroli import store as store_module
-from neroli.data.sources import ImageFolder
+from neroli.data.folders import ImageFolder
 from neroli.errors import ArtefactError, NotEnoughImages
 from neroli.extraction import as_source, store_key
 from neroli.store import StoreWriter

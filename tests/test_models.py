@@ -1,15 +1,19 @@
 """Models by name and their weights."""
 
 from pathlib import Path
+from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from neroli import Classifier
 from neroli.artefact import ModelSource
 from neroli.errors import ModelError
 from neroli.models import (
+    import_torchvision,
     load_model,
     load_saved_model,
     model_source,
@@ -19,6 +23,12 @@ from neroli.models import (
     to,
 )
 from networks import colour_network, trained_colour_network
+
+
+def imported_timm() -> ModuleType:
+    """timm, which imports torchvision, which may need help beside a CPU build of torch."""
+    import_torchvision()
+    return pytest.importorskip("timm")
 
 
 @pytest.fixture
@@ -101,8 +111,7 @@ def test_missing_weights_are_named(tmp_path: Path) -> None:
 
 
 def test_timm_models_take_the_number_of_classes_from_their_weights(tmp_path: Path) -> None:
-    import timm
-
+    timm = imported_timm()
     trained = timm.create_model("resnet18", pretrained=False, num_classes=5)
     save_file(trained.state_dict(), tmp_path / "w.safetensors")
     model = load_model("timm:resnet18", tmp_path / "w.safetensors")
@@ -115,15 +124,12 @@ def test_timm_models_take_the_number_of_classes_from_their_weights(tmp_path: Pat
 
 
 def test_timm_preprocessing_equals_timms_own_transform() -> None:
-    import numpy as np
-    from PIL import Image
-    from timm.data import create_transform, resolve_model_data_config
-
+    data = imported_timm().data
     draw = np.random.default_rng(0)
     picture = Image.fromarray(draw.integers(0, 256, (300, 411, 3), dtype=np.uint8))
     for name in ("resnet18", "vit_tiny_patch16_224", "efficientnet_b0"):
         model = load_model(f"timm:{name}")
-        theirs = create_transform(**resolve_model_data_config(model))(picture)
+        theirs = data.create_transform(**data.resolve_model_data_config(model))(picture)
         ours = own_preprocessing(model)
         assert ours is not None
         torch.testing.assert_close(ours(picture), theirs, rtol=1e-4, atol=1e-5)

@@ -91,6 +91,26 @@ class Promise:
 
 
 @dataclass(frozen=True, eq=False)
+class Verdicts:
+    """What is said of N images; all tensors are on the CPU.
+
+    Attributes:
+        score: ``[N]``, higher = more OOD.
+        p_value: ``[N]`` float64 conformal p-values in (0, 1]; small = OOD.
+        is_ood: ``[N]`` bool, score above the threshold.
+        predicted_class: ``[N]`` int64.
+    """
+
+    score: Tensor
+    p_value: Tensor
+    is_ood: Tensor
+    predicted_class: Tensor
+
+    def __len__(self) -> int:
+        return len(self.score)
+
+
+@dataclass(frozen=True, eq=False)
 class Calibration:
     """Scores of the calibration images, and the p-values and thresholds that follow from them.
 
@@ -163,6 +183,12 @@ class Calibration:
             rows = predictions == c
             values[rows] = _p_values(self.scores[self.predictions == c], scores[rows])
         return values
+
+    def verdicts(self, scores: Tensor, predictions: Tensor) -> Verdicts:
+        """Everything that follows from scores ``[N]`` and predicted classes ``[N]``."""
+        scores, predictions = scores.cpu(), predictions.cpu()
+        p_values = self.p_values(scores, predictions)
+        return Verdicts(scores, p_values, self.is_ood(scores, predictions), predictions)
 
 
 def _p_values(calibration: Tensor, scores: Tensor) -> Tensor:

@@ -18,14 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 from neroli.activations import Activations
 from neroli.classifier import Classifier
 from neroli.data.classes import ClassFolders, match_folders
-from neroli.data.sources import (
-    Failure,
-    ImageBatch,
-    ImageFiles,
-    ImageFolder,
-    ImageLoader,
-    ImageSource,
-)
+from neroli.data.folders import ImageFiles, ImageFolder
+from neroli.data.sources import Failure, ImageBatch, ImageLoader, ImageSource
 from neroli.errors import InvalidInput, NotEnoughImages
 from neroli.files import text_digest
 from neroli.store import ActivationStore, StoreWriter

@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Generator, Sequence
+from typing import Any, Protocol, TypeVar
 
 from neroli.activations import ActivationSource
 from neroli.errors import InvalidInput, LabelsRequired, NotEnoughImages
 from neroli.head import LinearHead
 from neroli.statistics import Statistic
 
-if TYPE_CHECKING:
-    from neroli.detectors.base import Detector
+Learning = Generator[Statistic[Any] | tuple[Statistic[Any], ...], Any, None]
+"""Every yield asks for one pass over the training activations and receives its results."""
 
-    DetectorT = TypeVar("DetectorT", bound=Detector)
+
+class Learner(Protocol):
+    """What can be fitted: every detector."""
+
+    head: LinearHead | None
+
+    def forget(self) -> None:
+        """Drop everything learned."""
+
+    def learn(self, head: LinearHead) -> Learning:
+        """Ask for statistics of the training activations and keep what is learned from them."""
+
+
+LearnerT = TypeVar("LearnerT", bound=Learner)
 
 
 def fit(
-    detectors: Sequence[DetectorT], activations: ActivationSource, head: LinearHead
-) -> list[DetectorT]:
+    detectors: Sequence[LearnerT], activations: ActivationSource, head: LinearHead
+) -> list[LearnerT]:
     """Fit detectors in place, all in the same few passes over the training activations.
 
     What several detectors ask for is gathered once. Memory does not grow with the number of images
@@ -44,7 +57,7 @@ def fit(
             f"{activations.num_classes} classes, the head {head.num_features} and "
             f"{head.num_classes}: they are of different models."
         )
-    learners = [_Learner(detector, head) for detector in detectors]
+    learners = [_InProgress(detector, head) for detector in detectors]
     while waiting := [learner for learner in learners if learner.requests]:
         for learner in waiting:
             if not activations.has_labels and any(s.needs_labels for s in learner.requests):
@@ -82,10 +95,10 @@ def gather(statistics: Sequence[Statistic[Any]], activations: ActivationSource) 
     return [statistic.finalize() for statistic in statistics]
 
 
-class _Learner:
-    """A copy of a detector that is learning, and the statistics it is waiting for."""
+class _InProgress:
+    """A copy of a detector that is learning, and the statistics it waits for."""
 
-    def __init__(self, detector: Detector, head: LinearHead) -> None:
+    def __init__(self, detector: Learner, head: LinearHead) -> None:
         self.fitted = copy.copy(detector)
         self.fitted.forget()
         self.fitted.head = head

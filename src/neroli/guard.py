@@ -6,13 +6,12 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from neroli import artefact
 from neroli.activations import Activations
@@ -25,7 +24,7 @@ from neroli.artefact import (
     ModelSource,
     TrainingPart,
 )
-from neroli.calibration import Calibration, Guarantee, Promise
+from neroli.calibration import Calibration, Guarantee, Promise, Verdicts
 from neroli.classifier import Classifier
 from neroli.data.sources import Failure
 from neroli.detectors import Detector, create
@@ -42,26 +41,6 @@ from neroli.store import ActivationStore
 
 MAX_OVERLAP = 0.01
 """Largest share of calibration images that may also be training images (they are dropped)."""
-
-
-@dataclass(frozen=True, eq=False)
-class Verdicts:
-    """What a guard says of N images; all tensors are on the CPU.
-
-    Attributes:
-        score: ``[N]``, higher = more OOD.
-        p_value: ``[N]`` float64 conformal p-values in (0, 1]; small = OOD.
-        is_ood: ``[N]`` bool, score above the threshold.
-        predicted_class: ``[N]`` int64.
-    """
-
-    score: Tensor
-    p_value: Tensor
-    is_ood: Tensor
-    predicted_class: Tensor
-
-    def __len__(self) -> int:
-        return len(self.score)
 
 
 class Guard:
@@ -218,14 +197,7 @@ class Guard:
                 "The guard has no threshold: call guard.calibrate(held_out_images) first, or "
                 "guard.detector.score(activations) for bare scores."
             )
-        scores = self.detector.score(activations).cpu()
-        predictions = activations.predictions.cpu()
-        return Verdicts(
-            scores,
-            self.calibration.p_values(scores, predictions),
-            self.calibration.is_ood(scores, predictions),
-            predictions,
-        )
+        return self.calibration.verdicts(self.detector.score(activations), activations.predictions)
 
     def stream(
         self,

@@ -17,10 +17,10 @@ import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
 
+from neroli.calibration import Verdicts
 from neroli.data.sources import Failure
 from neroli.errors import ArtefactError, InvalidInput
 from neroli.files import atomic_path
-from neroli.guard import Verdicts
 
 SCHEMA = pa.schema(
     [

@@ -56,6 +56,19 @@ class Statistic(ABC, Generic[Result]):
         """
 
 
+class _Counts(Statistic[Tensor]):
+    """Counts in cells: they add up."""
+
+    _counts: Tensor | None = None
+
+    def merge(self, other: Self) -> None:
+        if other._counts is not None:
+            self._add(other._counts)
+
+    def _add(self, counts: Tensor) -> None:
+        self._counts = counts if self._counts is None else self._counts + counts
+
+
 @dataclass
 class Mean(Statistic[Tensor]):
     """The mean over images: a scalar or ``[K]``."""
@@ -111,7 +124,7 @@ class Extrema(Statistic[Range]):
 
 
 @dataclass
-class Quantiles(Statistic[Tensor]):
+class Quantiles(_Counts):
     """Quantiles over all images and all their values, ``[len(levels)]``.
 
     A histogram of ``bins`` equal bins between the exact extremes found in an earlier pass, linear
@@ -128,7 +141,6 @@ class Quantiles(Statistic[Tensor]):
     range: Range
     levels: tuple[float, ...]
     bins: int = 2**18
-    _counts: Tensor | None = accumulator()
 
     def update(self, batch: Activations) -> None:
         values = batch.quantity(self.of).flatten()
@@ -136,13 +148,6 @@ class Quantiles(Statistic[Tensor]):
         position = (values - self.range.low) / width if width else torch.zeros_like(values)
         index = position.to(torch.int64).clamp_(0, self.bins - 1)
         self._add(torch.bincount(index, minlength=self.bins))
-
-    def merge(self, other: Self) -> None:
-        if other._counts is not None:
-            self._add(other._counts)
-
-    def _add(self, counts: Tensor) -> None:
-        self._counts = counts if self._counts is None else self._counts + counts
 
     def finalize(self) -> Tensor:
         counts = _required(self._counts).to(torch.float64)
@@ -287,10 +292,8 @@ class ClassMoments(Statistic[Moments]):
 
 
 @dataclass
-class ConfusionMatrix(Statistic[Tensor]):
+class ConfusionMatrix(_Counts):
     """How many images of each true class (row) were predicted as each class, ``[C, C]`` int64."""
-
-    _counts: Tensor | None = accumulator()
 
     @property
     def needs_labels(self) -> bool:
@@ -301,13 +304,6 @@ class ConfusionMatrix(Statistic[Tensor]):
         classes = batch.num_classes
         pairs = batch.labels * classes + batch.predictions
         self._add(torch.bincount(pairs, minlength=classes * classes).view(classes, classes))
-
-    def merge(self, other: Self) -> None:
-        if other._counts is not None:
-            self._add(other._counts)
-
-    def _add(self, counts: Tensor) -> None:
-        self._counts = counts if self._counts is None else self._counts + counts
 
     def finalize(self) -> Tensor:
         return _required(self._counts)

@@ -9,7 +9,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
 from conftest import COLOUR_PREPROCESSING, write_pictures
-from neroli.data.sources import ImageFiles, ImageFolder, ImageLoader, as_images
+from neroli.data.folders import ImageFiles, ImageFolder
+from neroli.data.sources import ImageLoader, as_images
 from neroli.errors import InvalidInput, NotEnoughImages, UnreadableImage
 from neroli.files import digest
 from networks import COLOURS, colour_images, colour_tensors

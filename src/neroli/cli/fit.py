@@ -83,7 +83,7 @@ def fit(
         from neroli.artefact import free_folder
         from neroli.calibration import Promise
         from neroli.classifier import Classifier
-        from neroli.data.sources import ImageFolder
+        from neroli.data.folders import ImageFolder
         from neroli.detectors import create
         from neroli.errors import ClassMapError, NeroliWarning
         from neroli.extraction import class_folder

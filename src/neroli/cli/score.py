@@ -37,7 +37,7 @@ def score(
     """
     with reported(as_json):
         from neroli.artefact import read_manifest
-        from neroli.data.sources import ImageFolder
+        from neroli.data.folders import ImageFolder
         from neroli.extraction import store_key
         from neroli.files import text_digest
         from neroli.guard import Guard

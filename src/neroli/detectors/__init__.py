@@ -3,7 +3,7 @@
 import difflib
 from typing import Any
 
-from neroli.detectors.base import Detector, Learning, learned
+from neroli.detectors.base import Detector, learned
 from neroli.detectors.energy import Energy
 from neroli.detectors.entropy import Entropy
 from neroli.detectors.line import LINe
@@ -11,6 +11,7 @@ from neroli.detectors.max_logit import MaxLogit
 from neroli.detectors.msp import MSP
 from neroli.detectors.nero import NERO
 from neroli.errors import InvalidInput
+from neroli.fitting import Learning
 
 __all__ = [
     "MSP",

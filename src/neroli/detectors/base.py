@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Generator
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Self, get_type_hints
 
@@ -14,12 +13,8 @@ from torch import Tensor
 
 from neroli.activations import Activations, ActivationSource
 from neroli.errors import ArtefactError, InvalidInput, NotFitted
-from neroli.fitting import fit
+from neroli.fitting import Learning, fit
 from neroli.head import LinearHead
-from neroli.statistics import Statistic
-
-Learning = Generator[Statistic[Any] | tuple[Statistic[Any], ...], Any, None]
-"""Every yield asks for one pass over the training activations and receives its results."""
 
 
 def learned() -> Any:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from neroli.activations import Activations
-from neroli.detectors.base import Detector, Learning, learned
+from neroli.detectors.base import Detector, learned
 from neroli.errors import InvalidInput
+from neroli.fitting import Learning
 from neroli.head import LinearHead
 from neroli.statistics import ClassMoments, Extrema, Labelling, Quantiles
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from neroli.activations import Activations
-from neroli.detectors.base import Detector, Learning, learned
+from neroli.detectors.base import Detector, learned
 from neroli.errors import InvalidInput, NotEnoughImages
+from neroli.fitting import Learning
 from neroli.head import LinearHead
 from neroli.relevance import HeadRelevance
 from neroli.statistics import ClassMoments, Covariance, Labelling, Mean
