@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from neroli import artefact
 from neroli.activations import Activations
@@ -36,6 +37,7 @@ from neroli.errors import (
     NotFitted,
 )
 from neroli.extraction import IMAGE_BATCH, Extracted, as_source, class_folder, extract, stream
+from neroli.files import DIGEST_BYTES
 from neroli.fitting import fit
 from neroli.store import ActivationStore
 
@@ -60,9 +62,13 @@ class Guard:
         self.held_out: CalibrationPart | None = None
         self.agreement: LabelAgreement | None = None
         """How well predictions and labels of the training images agree; not saved."""
-        self.unreadable: list[Failure] = []
-        """Images that ``fit`` and ``calibrate`` could not read; not saved."""
-        self._training_digests = torch.empty(0, 16, dtype=torch.uint8)
+        self._unreadable: dict[str, list[Failure]] = {}
+        self._training_digests = torch.empty(0, DIGEST_BYTES, dtype=torch.uint8)
+
+    @property
+    def unreadable(self) -> list[Failure]:
+        """The images that ``fit`` and ``calibrate`` could not read; not saved."""
+        return [failure for failures in self._unreadable.values() for failure in failures]
 
     def fit(
         self,
@@ -97,11 +103,11 @@ class Guard:
                 unreadable=len(activations.failures),
                 accuracy=None if self.agreement is None else self.agreement.accuracy,
             )
-            self.unreadable = activations.failures
+            self._unreadable = {"training": activations.failures}
         self.calibration = self.held_out = None
         if self.agreement is not None and self.agreement.is_doubtful:
             warnings.warn(str(self.agreement), NeroliWarning, stacklevel=2)
-        self._warn_of_unreadable("training", self.unreadable)
+        self._warn_of_unreadable("training")
         return self
 
     def calibrate(
@@ -138,8 +144,7 @@ class Guard:
         if self.training is None:
             raise NotFitted("Fit the guard on training images before calibrating it.")
         with self._activations(held_out, store, batch_size, progress) as activations:
-            known = {bytes(row) for row in self._training_digests.numpy()}
-            fresh = torch.tensor([bytes(d) not in known for d in activations.digests().numpy()])
+            fresh = ~_rows_in(activations.digests(), self._training_digests)
             dropped = len(fresh) - int(fresh.sum())
             if dropped > MAX_OVERLAP * len(fresh):
                 raise CalibrationOverlap(
@@ -159,8 +164,8 @@ class Guard:
             promise=promise,
             threshold=self.calibration.threshold,
         )
-        self.unreadable = self.unreadable + unreadable
-        self._warn_of_unreadable("calibration", unreadable)
+        self._unreadable["calibration"] = unreadable
+        self._warn_of_unreadable("calibration")
         pooled = self.calibration.pooled_classes
         if per_class and pooled:
             warnings.warn(
@@ -312,8 +317,8 @@ class Guard:
                 progress=progress,
             )
 
-    def _warn_of_unreadable(self, kind: str, failures: list[Failure]) -> None:
-        if failures:
+    def _warn_of_unreadable(self, kind: str) -> None:
+        if failures := self._unreadable[kind]:
             warnings.warn(
                 f"{len(failures)} {kind} images could not be read and were left out; the first, "
                 f"{failures[0].id!r}, {failures[0].reason}.",
@@ -325,3 +330,10 @@ class Guard:
         names = self.classifier.class_names
         shown = [str(c) if names is None else names[c] for c in classes[:10]]
         return ", ".join(shown) + (", ..." if len(classes) > 10 else "")
+
+
+def _rows_in(digests: Tensor, known: Tensor) -> Tensor:
+    """Which of the digests ``[N, 16]`` are among the known ones ``[M, 16]``, bool ``[N]``."""
+    names = f"S{DIGEST_BYTES}"
+    rows = [d.contiguous().numpy().view(names)[:, 0] for d in (digests, known)]
+    return torch.from_numpy(np.isin(*rows))
