@@ -335,5 +335,5 @@ class Guard:
 def _rows_in(digests: Tensor, known: Tensor) -> Tensor:
     """Which of the digests ``[N, 16]`` are among the known ones ``[M, 16]``, bool ``[N]``."""
     names = f"S{DIGEST_BYTES}"
-    rows = [d.contiguous().numpy().view(names)[:, 0] for d in (digests, known)]
-    return torch.from_numpy(np.isin(*rows))
+    rows, known_rows = (d.contiguous().numpy().view(names)[:, 0] for d in (digests, known))
+    return torch.from_numpy(np.isin(rows, known_rows))
