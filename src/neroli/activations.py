@@ -21,7 +21,7 @@ Quantity = str | Callable[["Activations"], Tensor]
 """What a statistic is of: ``"features"``, ``"logits"``, or a picklable function of a batch."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Activations:
     """Features and logits of N images, with labels and ids where they are known.
 
@@ -109,6 +109,12 @@ class Activations:
 
     def __len__(self) -> int:
         return len(self.features)
+
+    def __repr__(self) -> str:
+        return (
+            f"Activations({len(self)} images, {self.num_features} features, "
+            f"{self.num_classes} classes)"
+        )
 
     @property
     def num_features(self) -> int:

@@ -42,6 +42,16 @@ class LabelAgreement:
         """Whether the labels, the weights or the preprocessing look wrong."""
         return self.is_near_chance or bool(self.confused)
 
+    @property
+    def is_wrong(self) -> bool:
+        """Whether predictions are near chance, or classes are confused in a circle.
+
+        A class that is taken for another which is itself taken for a third, or for the first,
+        speaks of a wrong order of the classes rather than of a hard class.
+        """
+        labels = {label for label, _ in self.confused}
+        return self.is_near_chance or any(predicted in labels for _, predicted in self.confused)
+
     def __str__(self) -> str:
         text = f"The classifier predicts {self.accuracy:.1%} of the training images as labelled"
         if self.is_near_chance:

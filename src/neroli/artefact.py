@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import pydantic
 from safetensors import SafetensorError
@@ -17,7 +17,10 @@ from torch import Tensor
 
 from neroli import __version__
 from neroli.calibration import Promise
+from neroli.classifier import Classifier
 from neroli.data.preprocessing import Preprocessing
+from neroli.data.sources import Content
+from neroli.detectors.base import Detector
 from neroli.errors import ArtefactError
 from neroli.files import atomic_path, digest
 
@@ -34,6 +37,10 @@ class DetectorPart(_Part):
     name: str
     hyperparameters: dict[str, Any]
 
+    @classmethod
+    def of(cls, detector: Detector) -> Self:
+        return cls(name=detector.name, hyperparameters=detector.hyperparameters())
+
 
 class ClassifierPart(_Part):
     """Of which classifier: enough to refuse another one."""
@@ -45,6 +52,17 @@ class ClassifierPart(_Part):
     class_names: list[str] | None
     preprocessing: Preprocessing | None
 
+    @classmethod
+    def of(cls, classifier: Classifier) -> Self:
+        return cls(
+            weights_hash=classifier.weights_hash(),
+            head=classifier.head_name,
+            num_features=classifier.head.num_features,
+            num_classes=classifier.head.num_classes,
+            class_names=classifier.class_names,
+            preprocessing=classifier.preprocessing,
+        )
+
 
 class TrainingPart(_Part):
     """What it was fitted on."""
@@ -52,6 +70,8 @@ class TrainingPart(_Part):
     images: int
     unreadable: int
     accuracy: float | None
+    doubt: str | None
+    content: Content
 
 
 class CalibrationPart(_Part):
@@ -62,6 +82,7 @@ class CalibrationPart(_Part):
     duplicates_dropped: int
     promise: Promise
     threshold: float
+    class_thresholds: list[float] | None
 
 
 class ModelSource(_Part):

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from neroli.errors import InvalidInput, NotEnoughImages
+from neroli.verdicts import Verdicts
 
 Guarantee = Literal["average", "confidence"]
 
@@ -67,9 +68,10 @@ class Promise:
             NotEnoughImages: if there are fewer than ``images_needed``.
         """
         if count < self.images_needed:
-            sure = f" with {self.confidence:.0%} confidence" * (self.guarantee == "confidence")
+            sure = f" with {100 * self.confidence:.3g}% confidence"
+            sure *= self.guarantee == "confidence"
             raise NotEnoughImages(
-                f"A false-alarm rate of {self.false_alarm_rate:.3g}{sure} needs at least "
+                f"A false-alarm rate of {100 * self.false_alarm_rate:.3g}%{sure} needs at least "
                 f"{self.images_needed} calibration images, got {count}: give more held-out ID "
                 "images, or ask for a higher rate"
                 + (" or guarantee='average'." if self.guarantee == "confidence" else ".")
@@ -84,30 +86,12 @@ class Promise:
         return int(ranks[sure_enough][0])
 
     def __str__(self) -> str:
-        rate = f"at most {self.false_alarm_rate:.3g} of in-distribution images flagged"
+        rate = f"at most {100 * self.false_alarm_rate:.3g}% of in-distribution images flagged"
+        if self.per_class:
+            rate += ", separately for every predicted class with enough calibration images"
         if self.guarantee == "average":
             return f"{rate}, on average over calibration sets"
-        return f"{rate}, with {self.confidence:.0%} confidence"
-
-
-@dataclass(frozen=True, eq=False)
-class Verdicts:
-    """What is said of N images; all tensors are on the CPU.
-
-    Attributes:
-        score: ``[N]``, higher = more OOD.
-        p_value: ``[N]`` float64 conformal p-values in (0, 1]; small = OOD.
-        is_ood: ``[N]`` bool, score above the threshold.
-        predicted_class: ``[N]`` int64.
-    """
-
-    score: Tensor
-    p_value: Tensor
-    is_ood: Tensor
-    predicted_class: Tensor
-
-    def __len__(self) -> int:
-        return len(self.score)
+        return f"{rate}, with {100 * self.confidence:.3g}% confidence"
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,6 +136,12 @@ class Calibration:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    @property
+    def absent_classes(self) -> list[int]:
+        """Classes that no calibration image was predicted as."""
+        counts = torch.bincount(self.predictions, minlength=self.num_classes)
+        return (counts == 0).nonzero()[:, 0].tolist()
 
     @property
     def own_classes(self) -> list[int]:

@@ -57,6 +57,10 @@ class Classifier:
         if head is not None:
             named_head(model, head)
 
+    def __repr__(self) -> str:
+        head = self._head_name or self._named_head or "to be found on the first images"
+        return f"Classifier({type(self.model).__name__}, head={head!r})"
+
     @property
     def head_name(self) -> str:
         """Path of the head in the model.
@@ -80,6 +84,19 @@ class Classifier:
             HeadNotFound: as ``head_name``.
         """
         return named_head(self.model, self.head_name)
+
+    def name_head(self, name: str) -> None:
+        """Say which module is the head, as an activation store of this classifier knows it.
+
+        Raises:
+            HeadNotFound: if there is no such linear layer.
+            InvalidInput: if another one was named or found before.
+        """
+        known = self._head_name or self._named_head
+        if known not in (None, name):
+            raise InvalidInput(f"The classifier's head is {known!r}, not {name!r}.")
+        named_head(self.model, name)
+        self._named_head = name
 
     @property
     def device(self) -> torch.device:

@@ -19,16 +19,17 @@ from neroli.activations import Activations
 from neroli.classifier import Classifier
 from neroli.data.classes import ClassFolders, match_folders
 from neroli.data.folders import ImageFiles, ImageFolder
+from neroli.data.preprocessing import Preprocessing
 from neroli.data.sources import Failure, ImageBatch, ImageLoader, ImageSource
 from neroli.errors import InvalidInput, NotEnoughImages
 from neroli.files import text_digest
-from neroli.store import ActivationStore, StoreWriter
+from neroli.store import ActivationStore, Origin, StoreWriter
 
 IMAGE_BATCH = 64
 """Images that go through the network at a time."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Extracted:
     """A batch of images and, if any of them was readable, its activations."""
 
@@ -92,7 +93,9 @@ def extract(
     """
     source = as_source(images)
     find_head(classifier, source)
-    with StoreWriter(path, classifier.head, store_key(classifier, source)) as writer:
+    origin = Origin(classifier.weights_hash(), classifier.head_name, source.content)
+    key = store_key(origin, classifier.preprocessing, source)
+    with StoreWriter(path, classifier.head, key, origin) as writer:
         for batch in stream(
             classifier, source, batch_size=batch_size, start=writer.position, progress=progress
         ):
@@ -153,13 +156,11 @@ def find_head(classifier: Classifier, source: ImageSource) -> None:
     raise NotEnoughImages(f"None of the {len(failures)} images could be read{why}.")
 
 
-def store_key(classifier: Classifier, source: ImageSource) -> str:
-    """What identifies a store: weights, preprocessing, head, taps and the images in order."""
-    preprocessing = classifier.preprocessing
+def store_key(origin: Origin, preprocessing: Preprocessing | None, source: ImageSource) -> str:
+    """What identifies a store: weights, head, preprocessing, taps and the images in order."""
     parts: dict[str, Any] = {
-        "weights": classifier.weights_hash(),
+        **asdict(origin),
         "preprocessing": None if preprocessing is None else asdict(preprocessing),
-        "head": classifier.head_name,
         "taps": [],
         "images": source.fingerprint or uuid.uuid4().hex,  # unknown images are never the same
     }

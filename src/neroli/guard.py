@@ -10,9 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from neroli import artefact
 from neroli.activations import Activations
@@ -25,24 +24,25 @@ from neroli.artefact import (
     ModelSource,
     TrainingPart,
 )
-from neroli.calibration import Calibration, Guarantee, Promise, Verdicts
+from neroli.calibration import Calibration, Guarantee, Promise
 from neroli.classifier import Classifier
 from neroli.data.sources import Failure
 from neroli.detectors import Detector, create
 from neroli.errors import (
     ArtefactError,
-    CalibrationOverlap,
+    InvalidInput,
     NeroliWarning,
     NotCalibrated,
     NotFitted,
 )
-from neroli.extraction import IMAGE_BATCH, Extracted, as_source, class_folder, extract, stream
+from neroli.extraction import IMAGE_BATCH, as_source, class_folder, extract, stream
 from neroli.files import DIGEST_BYTES
 from neroli.fitting import fit
+from neroli.overlap import held_out_rows
 from neroli.store import ActivationStore
+from neroli.verdicts import GuardedBatch, Verdicts
 
-MAX_OVERLAP = 0.01
-"""Largest share of calibration images that may also be training images (they are dropped)."""
+_EXPECTED_IMAGES = 10
 
 
 class Guard:
@@ -54,6 +54,13 @@ class Guard:
     """
 
     def __init__(self, classifier: Classifier, detector: Detector) -> None:
+        if not isinstance(classifier, Classifier):
+            raise InvalidInput(
+                f"A guard needs a Classifier, got a {type(classifier).__name__}: "
+                "Guard(Classifier(model), NERO())."
+            )
+        if not isinstance(detector, Detector):
+            raise InvalidInput(f"A guard needs a detector object such as NERO(), got {detector!r}.")
         self.classifier = classifier
         self.detector = detector
         self.calibration: Calibration | None = None
@@ -70,6 +77,15 @@ class Guard:
         """The images that ``fit`` and ``calibrate`` could not read; not saved."""
         return [failure for failures in self._unreadable.values() for failure in failures]
 
+    def __repr__(self) -> str:
+        threshold = (
+            "" if self.calibration is None else f", threshold {self.calibration.threshold:.4g}"
+        )
+        fitted = (
+            "not fitted" if self.training is None else f"{self.training.images} training images"
+        )
+        return f"Guard({self.detector!r}: {fitted}{threshold})"
+
     def fit(
         self,
         training: Any,
@@ -82,7 +98,8 @@ class Guard:
 
         Args:
             training: ID training images: a folder with one subfolder a class, a loader of
-                ``(x, y)``, or anything else ``neroli.extraction.as_source`` takes.
+                ``(x, y)``, an ActivationStore of this classifier, or anything else
+                ``neroli.extraction.as_source`` takes.
             store: folder to keep the activations in, so that an interrupted run goes on; without it
                 they live in a temporary folder.
             batch_size: images at a time; a loader keeps its own.
@@ -102,11 +119,15 @@ class Guard:
                 images=len(activations),
                 unreadable=len(activations.failures),
                 accuracy=None if self.agreement is None else self.agreement.accuracy,
+                doubt=str(self.agreement)
+                if self.agreement is not None and self.agreement.is_doubtful
+                else None,
+                content=activations.origin.content if activations.origin else "tensor",
             )
             self._unreadable = {"training": activations.failures}
         self.calibration = self.held_out = None
-        if self.agreement is not None and self.agreement.is_doubtful:
-            warnings.warn(str(self.agreement), NeroliWarning, stacklevel=2)
+        if self.training.doubt:
+            self._warn(self.training.doubt)
         self._warn_of_unreadable("training")
         return self
 
@@ -144,15 +165,15 @@ class Guard:
         if self.training is None:
             raise NotFitted("Fit the guard on training images before calibrating it.")
         with self._activations(held_out, store, batch_size, progress) as activations:
-            fresh = ~_rows_in(activations.digests(), self._training_digests)
-            dropped = len(fresh) - int(fresh.sum())
-            if dropped > MAX_OVERLAP * len(fresh):
-                raise CalibrationOverlap(
-                    f"{dropped} of {len(fresh)} calibration images are also training images, more "
-                    f"than {MAX_OVERLAP:.0%}: calibrate on images held out from training."
-                )
+            fresh = held_out_rows(activations.digests(), self._training_digests)
             scored = [(self.detector.score(b), b.predictions) for b in activations.batches()]
             unreadable = activations.failures
+            if activations.origin and activations.origin.content != self.training.content:
+                self._warn(
+                    f"Training images are known by a hash of the {self.training.content}, "
+                    f"calibration images of the {activations.origin.content}: images that are in "
+                    "both cannot be found and dropped."
+                )
         scores = torch.cat([score for score, _ in scored])[fresh]
         predictions = torch.cat([predicted for _, predicted in scored])[fresh]
         classes = self.classifier.head.num_classes
@@ -160,20 +181,25 @@ class Guard:
         self.held_out = CalibrationPart(
             images=len(scores),
             unreadable=len(unreadable),
-            duplicates_dropped=dropped,
+            duplicates_dropped=len(fresh) - len(scores),
             promise=promise,
             threshold=self.calibration.threshold,
+            class_thresholds=self.calibration.thresholds.tolist() if per_class else None,
         )
         self._unreadable["calibration"] = unreadable
         self._warn_of_unreadable("calibration")
+        absent = self.calibration.absent_classes
+        if absent and len(scores) >= _EXPECTED_IMAGES * classes:
+            self._warn(
+                f"No calibration image is predicted as {self._class_list(absent)}: calibrate on "
+                "images of all kinds the classifier knows, or the promise does not hold for them."
+            )
         pooled = self.calibration.pooled_classes
         if per_class and pooled:
-            warnings.warn(
+            self._warn(
                 f"{len(pooled)} of {classes} classes have fewer than {promise.images_needed} "
                 f"calibration images and share one threshold, without a promise of their own: "
-                f"{self._class_list(pooled)}.",
-                NeroliWarning,
-                stacklevel=2,
+                f"{self._class_list(pooled)}."
             )
         return self
 
@@ -197,12 +223,22 @@ class Guard:
             NotFitted, NotCalibrated: before ``fit`` and ``calibrate``.
             InvalidInput: if the activations are of another model or not finite.
         """
+        return self.check_calibrated().verdicts(
+            self.detector.score(activations), activations.predictions
+        )
+
+    def check_calibrated(self) -> Calibration:
+        """The calibration.
+
+        Raises:
+            NotCalibrated: before ``calibrate``.
+        """
         if self.calibration is None:
             raise NotCalibrated(
                 "The guard has no threshold: call guard.calibrate(held_out_images) first, or "
                 "guard.detector.score(activations) for bare scores."
             )
-        return self.calibration.verdicts(self.detector.score(activations), activations.predictions)
+        return self.calibration
 
     def stream(
         self,
@@ -211,20 +247,27 @@ class Guard:
         start: int = 0,
         batch_size: int = IMAGE_BATCH,
         progress: bool | None = None,
-    ) -> Iterator[tuple[Extracted, Verdicts | None]]:
-        """Verdicts on any number of images, batch by batch; unreadable ones are in ``failures``.
+    ) -> Iterator[GuardedBatch]:
+        """Verdicts on any number of images, batch by batch, nothing kept.
 
         Args:
             images: as ``neroli.extraction.as_source`` takes them.
             start: position to begin at.
             batch_size, progress: as in ``fit``.
+
+        Raises:
+            NotFitted, NotCalibrated: before ``fit`` and ``calibrate``.
+            InvalidInput: if the images cannot be used at all; unreadable ones are in ``failures``.
         """
+        self.check_calibrated()
         source = as_source(images, batch_size)
         for batch in stream(
             self.classifier, source, batch_size=batch_size, start=start, progress=progress
         ):
-            verdicts = None if batch.activations is None else self.verdicts(batch.activations)
-            yield batch, verdicts
+            verdicts = (
+                Verdicts.none() if batch.activations is None else self.verdicts(batch.activations)
+            )
+            yield GuardedBatch(batch.images.ids, verdicts, batch.images.failures, batch.images.end)
 
     def save(self, folder: Path | str) -> None:
         """Save to a folder, atomically; a guard that is there is replaced.
@@ -284,20 +327,10 @@ class Guard:
         """
         if self.training is None:
             raise NotFitted("The guard is not fitted: there is nothing to save yet.")
-        head = self.classifier.head
         return Manifest(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            detector=DetectorPart(
-                name=self.detector.name, hyperparameters=self.detector.hyperparameters()
-            ),
-            classifier=ClassifierPart(
-                weights_hash=self.classifier.weights_hash(),
-                head=self.classifier.head_name,
-                num_features=head.num_features,
-                num_classes=head.num_classes,
-                class_names=self.classifier.class_names,
-                preprocessing=self.classifier.preprocessing,
-            ),
+            detector=DetectorPart.of(self.detector),
+            classifier=ClassifierPart.of(self.classifier),
             training=self.training,
             calibration=self.held_out,
             model_source=self.model_source,
@@ -308,6 +341,10 @@ class Guard:
         self, images: Any, store: Path | str | None, batch_size: int, progress: bool | None
     ) -> Iterator[ActivationStore]:
         """The activations of images, in the store given or in one for the time being."""
+        if isinstance(images, ActivationStore):
+            self._check_origin(images)
+            yield images
+            return
         with tempfile.TemporaryDirectory(prefix="neroli-") as temporary:
             yield extract(
                 self.classifier,
@@ -317,23 +354,25 @@ class Guard:
                 progress=progress,
             )
 
+    def _check_origin(self, store: ActivationStore) -> None:
+        """Raise InvalidInput if the store is not of this classifier; take its head's name if so."""
+        origin = store.origin
+        if origin is None or origin.weights_hash != self.classifier.weights_hash():
+            raise InvalidInput(f"The store {str(store.path)!r} is not of this guard's classifier.")
+        self.classifier.name_head(origin.head_name)
+
     def _warn_of_unreadable(self, kind: str) -> None:
         if failures := self._unreadable[kind]:
-            warnings.warn(
+            self._warn(
                 f"{len(failures)} {kind} images could not be read and were left out; the first, "
-                f"{failures[0].id!r}, {failures[0].reason}.",
-                NeroliWarning,
-                stacklevel=3,
+                f"{failures[0].id!r}, {failures[0].reason}."
             )
+
+    @staticmethod
+    def _warn(text: str) -> None:
+        warnings.warn(text, NeroliWarning, stacklevel=3)
 
     def _class_list(self, classes: list[int]) -> str:
         names = self.classifier.class_names
         shown = [str(c) if names is None else names[c] for c in classes[:10]]
         return ", ".join(shown) + (", ..." if len(classes) > 10 else "")
-
-
-def _rows_in(digests: Tensor, known: Tensor) -> Tensor:
-    """Which of the digests ``[N, 16]`` are among the known ones ``[M, 16]``, bool ``[N]``."""
-    names = f"S{DIGEST_BYTES}"
-    rows, known_rows = (d.contiguous().numpy().view(names)[:, 0] for d in (digests, known))
-    return torch.from_numpy(np.isin(rows, known_rows))

@@ -44,6 +44,9 @@ class LinearHead:
         self.weight: Tensor = weight
         self.bias: Tensor = bias.to(weight)
 
+    def __repr__(self) -> str:
+        return f"LinearHead({self.num_features} features to {self.num_classes} classes)"
+
     @property
     def num_classes(self) -> int:
         return self.weight.shape[0]
@@ -88,8 +91,9 @@ def run(model: nn.Module, images: Tensor) -> object:
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError, AssertionError) as error:
+        hint = " (a single image needs a batch dimension: images[None])" * (images.ndim == 3)
         raise InvalidInput(
-            f"The model cannot take images of shape {list(images.shape)}: {error}"
+            f"The model cannot take images of shape {list(images.shape)}{hint}: {error}"
         ) from error
 
 

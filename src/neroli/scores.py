@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,10 @@ import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
 
-from neroli.calibration import Verdicts
 from neroli.data.sources import Failure
 from neroli.errors import ArtefactError, InvalidInput
 from neroli.files import atomic_path
+from neroli.verdicts import GuardedBatch
 
 SCHEMA = pa.schema(
     [
@@ -52,7 +51,7 @@ class ScoreTable:
     Args:
         path: the table, ending in .parquet, .csv or .jsonl.
         key: what the rows are of; a partial table of another key is dropped.
-        class_names: names of the C classes, if known.
+        manifest: of the guard; a Parquet table carries it, so that it can be traced to its guard.
 
     Raises:
         InvalidInput: if the path ends in something else.
@@ -67,7 +66,8 @@ class ScoreTable:
             raise InvalidInput(
                 f"Scores are written to {', '.join(FORMATS)} files, got {str(path)!r}."
             )
-        self._class_names = class_names
+        self._class_names = manifest.classifier.class_names
+        self._schema = SCHEMA.with_metadata({"neroli_guard": manifest.model_dump_json()})
         self._partial = self.path.with_name(f"{self.path.name}.partial")
         self._rows: list[dict[str, Any]] = []
         self._end = 0
@@ -88,38 +88,30 @@ class ScoreTable:
         """Position in the image source from which to go on."""
         return self._end
 
-    def append(
-        self,
-        ids: Sequence[str],
-        verdicts: Verdicts | None,
-        failures: Sequence[Failure],
-        end: int,
-    ) -> None:
-        """Add the readable and the unreadable images of a batch that ends at position ``end``."""
-        if verdicts is not None:
-            columns = zip(
-                ids,
-                verdicts.predicted_class.tolist(),
-                verdicts.score.tolist(),
-                verdicts.p_value.tolist(),
-                verdicts.is_ood.tolist(),
-                strict=True,
-            )
-            for name, predicted, score, p_value, is_ood in columns:
-                self._rows.append(
-                    {
-                        "id": name,
-                        "predicted_class": predicted,
-                        "predicted_name": self._class_names[predicted]
-                        if self._class_names
-                        else None,
-                        "score": score,
-                        "p_value": p_value,
-                        "is_ood": is_ood,
-                    }
-                )
-        self._rows += [{"id": failure.id, "error": failure.reason} for failure in failures]
-        self._end = end
+    def append(self, batch: GuardedBatch) -> None:
+        """Add the readable and the unreadable images of a batch."""
+        verdicts, names = batch.verdicts, self._class_names
+        columns = zip(
+            batch.ids,
+            verdicts.predicted_class.tolist(),
+            verdicts.score.tolist(),
+            verdicts.p_value.tolist(),
+            verdicts.is_ood.tolist(),
+            strict=True,
+        )
+        self._rows += [
+            {
+                "id": name,
+                "predicted_class": predicted,
+                "predicted_name": names[predicted] if names else None,
+                "score": score,
+                "p_value": p_value,
+                "is_ood": is_ood,
+            }
+            for name, predicted, score, p_value, is_ood in columns
+        ]
+        self._rows += [{"id": failure.id, "error": failure.reason} for failure in batch.failures]
+        self._end = batch.end
         if len(self._rows) >= PART_ROWS:
             self.flush()
 
@@ -139,9 +131,12 @@ class ScoreTable:
         self.flush()
         images, flagged = 0, 0
         failures: list[Failure] = []
-        with atomic_path(self.path) as path, _writer(path, self.path.suffix) as writer:
+        with (
+            atomic_path(self.path) as path,
+            _writer(path, self.path.suffix, self._schema) as writer,
+        ):
             for part in self._parts:
-                table = pa.parquet.read_table(part).replace_schema_metadata(None)
+                table = pa.parquet.read_table(part).cast(self._schema)
                 writer.write_table(table)
                 images += len(table)
                 flagged += table["is_ood"].to_pylist().count(True)
@@ -176,10 +171,10 @@ class _JsonLines:
         self._file.close()
 
 
-def _writer(path: Path, suffix: str) -> Any:
+def _writer(path: Path, suffix: str, schema: pa.Schema) -> Any:
     writers = {
         ".parquet": pa.parquet.ParquetWriter,
         ".csv": pa.csv.CSVWriter,
         ".jsonl": _JsonLines,
     }
-    return writers[suffix](path, SCHEMA)
+    return writers[suffix](path, schema)

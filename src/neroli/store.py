@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from neroli.activations import BATCH_SIZE, Activations
-from neroli.data.sources import Failure
+from neroli.data.sources import Content, Failure
 from neroli.errors import ArtefactError
 from neroli.files import DIGEST_BYTES, atomic_path
 from neroli.head import LinearHead
@@ -30,11 +31,21 @@ SCHEMA_VERSION = 1
 SHARD_ROWS = 1024
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Of which classifier a store is, and what its images' hashes are of."""
+
+    weights_hash: str
+    head_name: str
+    content: Content
+
+
 class _StoreManifest(pydantic.BaseModel):
     """What ``store.json`` says."""
 
     schema_version: int = SCHEMA_VERSION
     key: str
+    origin: Origin | None
     complete: bool = False
 
 
@@ -59,12 +70,19 @@ class ActivationStore:
                 "it goes on where it stopped."
             )
         self.key = manifest.key
+        self.origin = manifest.origin
         try:
             head = load_file(self.path / "head.safetensors")
         except (OSError, SafetensorError) as error:
             raise ArtefactError(f"The store {str(self.path)!r} is damaged: {error}.") from None
         self.head = LinearHead(head["weight"], head["bias"])
         self._shards = [_Shard(path) for path in _shard_paths(self.path)]
+
+    def __repr__(self) -> str:
+        return (
+            f"ActivationStore({str(self.path)!r}: {len(self)} images, {self.num_features} "
+            f"features, {self.num_classes} classes)"
+        )
 
     def __len__(self) -> int:
         return sum(shard.rows for shard in self._shards)
@@ -111,15 +129,18 @@ class StoreWriter:
         path: the store's folder.
         head: the linear head of the classifier.
         key: what the activations are of: see ``neroli.extraction``.
+        origin: of which classifier they are; None if of none that a guard could be made with.
 
     Raises:
         ArtefactError: if the folder cannot be written to, or holds a store of a newer schema.
     """
 
-    def __init__(self, path: Path | str, head: LinearHead, key: str) -> None:
+    def __init__(
+        self, path: Path | str, head: LinearHead, key: str, origin: Origin | None = None
+    ) -> None:
         self.path = Path(path)
         self._head = head
-        self._manifest = _StoreManifest(key=key)
+        self._manifest = _StoreManifest(key=key, origin=origin)
         self._pending: list[tuple[Activations, Tensor]] = []
         self._failures: list[Failure] = []
         self._end = 0

@@ -38,7 +38,6 @@ def score(
     with reported(as_json):
         from neroli.artefact import read_manifest
         from neroli.data.folders import ImageFolder
-        from neroli.extraction import store_key
         from neroli.files import text_digest
         from neroli.guard import Guard
         from neroli.models import load_saved_model, to
@@ -48,24 +47,21 @@ def score(
         source = ImageFolder(images)
         network = to(device, load_saved_model(manifest.model_source, guard, model, weights))
         loaded = Guard.load(guard, network)
-        key = text_digest([manifest.state_hash, store_key(loaded.classifier, source)])
-        table = ScoreTable(out, key, loaded.classifier.class_names)
+        loaded.check_calibrated()
+        key = text_digest([manifest.model_dump_json(), source.fingerprint])
+        table = ScoreTable(out, key, manifest)
         try:
-            for batch, verdicts in loaded.stream(
-                source, start=table.position, batch_size=batch_size
-            ):
-                table.append(
-                    batch.images.ids or (), verdicts, batch.images.failures, batch.images.end
-                )
+            for batch in loaded.stream(source, start=table.position, batch_size=batch_size):
+                table.append(batch)
         finally:
             table.flush()
         summary = table.finish()
-        assert manifest.calibration is not None
+        assert loaded.held_out is not None
         facts: dict[str, Any] = {
             "scores": str(out),
             "images": summary.images,
             "flagged": summary.flagged,
-            "promise": str(manifest.calibration.promise),
+            "promise": str(loaded.held_out.promise),
             "unreadable": [{"id": f.id, "reason": f.reason} for f in summary.failures],
         }
         list_unreadable(summary.failures)

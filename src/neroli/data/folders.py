@@ -14,7 +14,7 @@ from torch import Tensor
 
 from neroli.data.images import EXTENSIONS, read_image
 from neroli.data.preprocessing import Preprocessing
-from neroli.data.sources import NO_PREPROCESSING, Failure, ImageBatch, stacked_digests
+from neroli.data.sources import NO_PREPROCESSING, Content, Failure, ImageBatch, stacked_digests
 from neroli.errors import InvalidInput, NotEnoughImages, UnreadableImage
 from neroli.files import digest, text_digest
 
@@ -31,6 +31,8 @@ class ImageFiles:
     Raises:
         NotEnoughImages: if there is no file.
     """
+
+    content: Content = "file"
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from neroli.data.preprocessing import Preprocessing
 from neroli.errors import InvalidInput, NotEnoughImages, UnreadableImage
 from neroli.files import DIGEST_BYTES, tensor_digest
 
+Content = Literal["file", "tensor"]
+"""What the hash of an image is of: the bytes of its file, or of the network's input."""
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -30,14 +33,14 @@ class Failure:
     reason: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ImageBatch:
     """Some images ready for the network.
 
     Attributes:
         images: ``[B, channels, height, width]``.
         labels: ``[B]`` int64, or None.
-        ids: B strings, or None.
+        ids: B strings; positions where the images have no names.
         digests: ``[B, 16]`` uint8 hashes of the images' contents.
         failures: the images of this batch that could not be read.
         end: position in the source of the first image after this batch.
@@ -45,7 +48,7 @@ class ImageBatch:
 
     images: Tensor
     labels: Tensor | None
-    ids: tuple[str, ...] | None
+    ids: tuple[str, ...]
     digests: Tensor
     failures: tuple[Failure, ...]
     end: int
@@ -53,6 +56,8 @@ class ImageBatch:
 
 class ImageSource(Protocol):
     """Images in a fixed order, as many times as asked."""
+
+    content: Content
 
     @property
     def fingerprint(self) -> str | None:
@@ -73,6 +78,8 @@ class ImageLoader:
 
     ``x`` is a float tensor already preprocessed, or images as ``as_images`` takes them.
     """
+
+    content: Content = "tensor"
 
     def __init__(self, loader: Iterable[Any]) -> None:
         if iter(loader) is loader:
@@ -98,11 +105,12 @@ class ImageLoader:
         for item in self.loader:
             images, labels, ids = _parts(item)
             tensor = as_images(images, preprocessing)
-            end += len(tensor)
+            start_of_batch, end = end, end + len(tensor)
             if end <= start:
                 continue
             digests = stacked_digests([tensor_digest(image) for image in tensor])
-            yield ImageBatch(tensor, labels, ids, digests, (), end)
+            names = ids or tuple(str(position) for position in range(start_of_batch, end))
+            yield ImageBatch(tensor, labels, names, digests, (), end)
 
 
 def as_images(images: Any, preprocessing: Preprocessing | None) -> Tensor:
