@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -103,6 +104,42 @@ def extract(
                 batch.activations, batch.images.digests, batch.images.failures, batch.images.end
             )
     return ActivationStore(path)
+
+
+@contextmanager
+def activations_of(
+    classifier: Classifier,
+    images: Any,
+    path: Path | str | None = None,
+    *,
+    batch_size: int = IMAGE_BATCH,
+    progress: bool | None = None,
+) -> Iterator[ActivationStore]:
+    """The activations of images as a store, in a temporary folder unless a path is given.
+
+    Args:
+        classifier: what to run.
+        images: as ``as_source`` takes them, or a store of this classifier, used as it is.
+        path, batch_size, progress: as in ``extract``.
+
+    Raises:
+        InvalidInput: if the store is of another classifier; otherwise as ``extract``.
+    """
+    if isinstance(images, ActivationStore):
+        origin = images.origin
+        if origin is None or origin.weights_hash != classifier.weights_hash():
+            raise InvalidInput(f"The store {str(images.path)!r} is of another classifier.")
+        classifier.name_head(origin.head_name)
+        yield images
+        return
+    with tempfile.TemporaryDirectory(prefix="neroli-") as temporary:
+        yield extract(
+            classifier,
+            as_source(images, batch_size),
+            path or temporary,
+            batch_size=batch_size,
+            progress=progress,
+        )
 
 
 def as_source(images: Any, batch_size: int = IMAGE_BATCH) -> ImageSource:

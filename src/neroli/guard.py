@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -35,11 +33,10 @@ from neroli.errors import (
     NotCalibrated,
     NotFitted,
 )
-from neroli.extraction import IMAGE_BATCH, as_source, class_folder, extract, stream
+from neroli.extraction import IMAGE_BATCH, activations_of, as_source, class_folder, stream
 from neroli.files import DIGEST_BYTES
 from neroli.fitting import fit
 from neroli.overlap import held_out_rows
-from neroli.store import ActivationStore
 from neroli.verdicts import GuardedBatch, Verdicts
 
 _EXPECTED_IMAGES = 10
@@ -111,7 +108,9 @@ class Guard:
         """
         if isinstance(training, str | Path):
             training, _ = class_folder(self.classifier, training)
-        with self._activations(training, store, batch_size, progress) as activations:
+        with activations_of(
+            self.classifier, training, store, batch_size=batch_size, progress=progress
+        ) as activations:
             fit([self.detector], activations, self.classifier.head)
             self.agreement = label_agreement(activations, self.classifier.class_names)
             self._training_digests = activations.digests()
@@ -164,7 +163,9 @@ class Guard:
         promise = Promise(false_alarm_rate, guarantee, confidence, per_class)
         if self.training is None:
             raise NotFitted("Fit the guard on training images before calibrating it.")
-        with self._activations(held_out, store, batch_size, progress) as activations:
+        with activations_of(
+            self.classifier, held_out, store, batch_size=batch_size, progress=progress
+        ) as activations:
             fresh = held_out_rows(activations.digests(), self._training_digests)
             scored = [(self.detector.score(b), b.predictions) for b in activations.batches()]
             unreadable = activations.failures
@@ -335,31 +336,6 @@ class Guard:
             calibration=self.held_out,
             model_source=self.model_source,
         )
-
-    @contextmanager
-    def _activations(
-        self, images: Any, store: Path | str | None, batch_size: int, progress: bool | None
-    ) -> Iterator[ActivationStore]:
-        """The activations of images, in the store given or in one for the time being."""
-        if isinstance(images, ActivationStore):
-            self._check_origin(images)
-            yield images
-            return
-        with tempfile.TemporaryDirectory(prefix="neroli-") as temporary:
-            yield extract(
-                self.classifier,
-                as_source(images, batch_size),
-                store or temporary,
-                batch_size=batch_size,
-                progress=progress,
-            )
-
-    def _check_origin(self, store: ActivationStore) -> None:
-        """Raise InvalidInput if the store is not of this classifier; take its head's name if so."""
-        origin = store.origin
-        if origin is None or origin.weights_hash != self.classifier.weights_hash():
-            raise InvalidInput(f"The store {str(store.path)!r} is not of this guard's classifier.")
-        self.classifier.name_head(origin.head_name)
 
     def _warn_of_unreadable(self, kind: str) -> None:
         if failures := self._unreadable[kind]:

@@ -58,9 +58,7 @@ class ScoreTable:
         ArtefactError: if its folder cannot be written to.
     """
 
-    def __init__(
-        self, path: Path | str, key: str, class_names: Sequence[str] | None = None
-    ) -> None:
+    def __init__(self, path: Path | str, key: str, manifest: Manifest) -> None:
         self.path = Path(path)
         if self.path.suffix not in FORMATS:
             raise InvalidInput(
@@ -131,10 +129,8 @@ class ScoreTable:
         self.flush()
         images, flagged = 0, 0
         failures: list[Failure] = []
-        with (
-            atomic_path(self.path) as path,
-            _writer(path, self.path.suffix, self._schema) as writer,
-        ):
+        suffix = self.path.suffix
+        with atomic_path(self.path) as path, _writer(path, suffix, self._schema) as writer:
             for part in self._parts:
                 table = pa.parquet.read_table(part).cast(self._schema)
                 writer.write_table(table)
