@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from conftest import random_activations, write_pictures
@@ -16,7 +15,7 @@ from neroli import store as store_module
 from neroli.data.folders import ImageFolder
 from neroli.errors import ArtefactError, NotEnoughImages
 from neroli.extraction import as_source, store_key
-from neroli.store import StoreWriter
+from neroli.store import Origin, StoreWriter
 from networks import COLOURS, colour_tensors, trained_colour_network
 
 
@@ -61,6 +60,7 @@ class DiesAfter:
     def __init__(self, source: ImageFolder, batches: int | None) -> None:
         self.source, self.limit, self.starts = source, batches, list[int]()
         self.size = source.size
+        self.content = source.content
 
     @property
     def fingerprint(self) -> str:
@@ -117,19 +117,17 @@ def test_a_complete_store_is_used_again_only_for_the_same_images_and_classifier(
 def test_the_key_knows_weights_preprocessing_head_and_images(
     classifier: Classifier, folder: ImageFolder, tmp_path: Path
 ) -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3), nn.Linear(3, 3))
-    preprocessing = classifier.preprocessing
-    key = store_key(Classifier(model, "2", preprocessing=preprocessing), folder)
-    assert store_key(Classifier(model, "2", preprocessing=preprocessing), folder) == key
-    assert store_key(Classifier(model, "1", preprocessing=preprocessing), folder) != key
-    assert store_key(Classifier(model, "2"), folder) != key
+    def key(weights: str = "w", head: str = "fc", **more: Any) -> str:
+        origin = Origin(weights, head, "file")
+        preprocessing = more.get("preprocessing", classifier.preprocessing)
+        return store_key(origin, preprocessing, more.get("source", folder))
+
+    assert key() == key()
     some = ImageFolder(tmp_path / "images" / "red")
-    assert store_key(Classifier(model, "2", preprocessing=preprocessing), some) != key
-    model[1].bias.data += 1
-    assert store_key(Classifier(model, "2", preprocessing=preprocessing), folder) != key
-    classifier.find_head(folder.paths[:1])
+    keys = {key(), key(weights="x"), key(head="y"), key(preprocessing=None), key(source=some)}
+    assert len(keys) == 5
     loader = as_source(DataLoader(TensorDataset(*colour_tensors(4))))
-    assert store_key(classifier, loader) != store_key(classifier, loader)
+    assert key(source=loader) != key(source=loader)
 
 
 def test_a_damaged_shard_is_found_and_extracted_again(

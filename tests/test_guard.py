@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
-from neroli import Classifier, Guard, Preprocessing
-from neroli.detectors import MSP, NERO, Detector, Energy, LINe
+from neroli import Classifier, Guard, Preprocessing, extract
+from neroli.detectors import MSP, NERO, Detector, Energy, LINe, register
 from neroli.errors import (
     ArtefactError,
     CalibrationOverlap,
@@ -160,6 +160,54 @@ def test_labels_that_do_not_agree_with_the_model_are_warned_of(classifier: Class
         Guard(classifier, MSP()).fit([(images, swapped)])
 
 
+def test_calibration_without_a_common_class_is_warned_of(classifier: Classifier) -> None:
+    images, labels = colour_tensors(240, 2)
+    guard = Guard(classifier, MSP()).fit(loader(150, 1))
+    with pytest.warns(NeroliWarning, match="No calibration image is predicted as red:"):
+        guard.calibrate([images[labels != 2]])
+
+
+def test_a_guard_can_be_made_from_stored_activations(
+    classifier: Classifier, tmp_path: Path
+) -> None:
+    direct = Guard(classifier, NERO()).fit(loader(150, 1)).calibrate(loader(120, 2))
+    training = extract(classifier, loader(150, 1), tmp_path / "training")
+    held_out = extract(classifier, loader(120, 2), tmp_path / "held out")
+    stored = Guard(Classifier(classifier.model), NERO()).fit(training).calibrate(held_out)
+    assert torch.equal(stored(NEW).score, direct(NEW).score)
+    assert torch.equal(stored(NEW).p_value, direct(NEW).p_value)
+    with pytest.raises(InvalidInput, match="another classifier"):
+        Guard(Classifier(tiny_network(3)), NERO()).fit(training)
+
+
+def test_images_known_by_other_hashes_are_warned_of(pictures: Path, classifier: Classifier) -> None:
+    guard = Guard(classifier, MSP()).fit(pictures / "train")
+    with pytest.warns(NeroliWarning, match="hash of the file, calibration images of the tensor"):
+        guard.calibrate(loader(90, 2))
+
+
+def test_what_is_no_classifier_or_detector_is_refused(classifier: Classifier) -> None:
+    with pytest.raises(InvalidInput, match=r"Guard\(Classifier\(model\)"):
+        Guard(classifier.model, NERO())  # type: ignore[arg-type]
+    for wrong in (NERO, "nero"):
+        with pytest.raises(InvalidInput, match="detector object"):
+            Guard(classifier, wrong)  # type: ignore[arg-type]
+
+
+def test_a_detector_that_could_not_be_loaded_is_not_saved(
+    classifier: Classifier, tmp_path: Path
+) -> None:
+    class Own(MSP):
+        name = "own"
+
+    guard = Guard(classifier, Own()).fit(loader(90, 1))
+    with pytest.raises(InvalidInput, match="Own is not registered"):
+        guard.save(tmp_path / "guard")
+    register(Own)
+    guard.save(tmp_path / "guard")
+    assert isinstance(Guard.load(tmp_path / "guard", classifier.model).detector, Own)
+
+
 def test_classes_too_small_for_their_own_threshold_are_named(classifier: Classifier) -> None:
     images, labels = colour_tensors(160, 2)
     few_red = images[(labels != 2) | (torch.arange(160) < 30)]
@@ -172,8 +220,11 @@ def test_folders_can_be_fitted_on_directly(pictures: Path, classifier: Classifie
     guard = Guard(classifier, NERO()).fit(pictures / "train").calibrate(pictures / "calibration")
     assert guard.training is not None
     assert guard.training.accuracy == 1.0
-    rows = [verdicts for _, verdicts in guard.stream(pictures / "new", batch_size=7)]
-    streamed = torch.cat([verdicts.score for verdicts in rows if verdicts is not None])
+    batches = list(guard.stream(pictures / "new", batch_size=7))
+    streamed = torch.cat([batch.verdicts.score for batch in batches])
+    assert [name for batch in batches for name in batch.ids] == sorted(
+        path.name for path in (pictures / "new").iterdir()
+    )
     paths = sorted((pictures / "new").iterdir())
     torch.testing.assert_close(streamed, guard(paths).score)
 

@@ -52,6 +52,8 @@ def test_pt_files_are_read_without_unpickling_objects(tmp_path: Path) -> None:
     }.items():
         torch.save(content, tmp_path / name)
         assert read_weights(tmp_path / name).keys() == colour_network().state_dict().keys()
+    torch.save({"module.a": torch.zeros(1), "b": torch.zeros(1)}, tmp_path / "named.pt")
+    assert read_weights(tmp_path / "named.pt").keys() == {"module.a", "b"}
     torch.save(trained_colour_network(), tmp_path / "whole.pt")
     with pytest.raises(ModelError, match="more than tensors.*state_dict"):
         read_weights(tmp_path / "whole.pt")
@@ -81,16 +83,21 @@ def test_weights_of_another_model_are_refused_by_key_or_shape(tmp_path: Path) ->
     ("spec", "message"),
     [
         ("resnet18", "names no model"),
-        ("gone.module:factory", "Cannot import 'gone.module'"),
+        ("gone.module:factory", "no module 'gone.module'"),
         ("networks:gone", "has no 'gone'"),
-        ("test_models_objects:not_a_factory", "gave a int"),
+        ("own_models:not_a_factory", "gave a int"),
+        ("own_models:fails", "own_models:fails raised AttributeError: .*nope"),
+        ("broken_module:x", "broken_module:x raised RuntimeError: boom"),
         ("timm:resnet1", "timm has no model 'resnet1'.*resnet"),
     ],
 )
 def test_models_that_cannot_be_had_are_refused(
     spec: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "test_models_objects.py").write_text("def not_a_factory():\n    return 5\n")
+    (tmp_path / "own_models.py").write_text(
+        "import torch\ndef not_a_factory(): return 5\ndef fails(): return torch.nope\n"
+    )
+    (tmp_path / "broken_module.py").write_text("raise RuntimeError('boom')\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ModelError, match=message):
         load_model(spec)

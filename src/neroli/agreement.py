@@ -24,11 +24,13 @@ class LabelAgreement:
         chance: the share if predictions and labels were independent, in 0..1.
         confused: names (label, predicted) of classes with ten images or more, most of which are
             predicted as one other class.
+        predicted: how many images were predicted as each of the C classes.
     """
 
     accuracy: float
     chance: float
     confused: tuple[tuple[str, str], ...]
+    predicted: tuple[int, ...]
 
     @property
     def is_near_chance(self) -> bool:
@@ -85,4 +87,5 @@ def label_agreement(
             for label in mistaken.nonzero()[:, 0].tolist()
             if int(majority[label]) != label
         ),
+        predicted=tuple(counts.sum(dim=0).tolist()),
     )

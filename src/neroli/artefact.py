@@ -71,6 +71,7 @@ class TrainingPart(_Part):
     unreadable: int
     accuracy: float | None
     doubt: str | None
+    predicted: list[int] | None
     content: Content
 
 

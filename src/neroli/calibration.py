@@ -12,6 +12,7 @@ scores is Beta distributed; Wilks 1941, Vovk 2012). The second threshold is high
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -137,11 +138,16 @@ class Calibration:
     def __len__(self) -> int:
         return len(self.scores)
 
-    @property
-    def absent_classes(self) -> list[int]:
-        """Classes that no calibration image was predicted as."""
+    def absent_classes(self, training: Sequence[int]) -> list[int]:
+        """Classes no calibration image was predicted as, though ten or more were to be expected.
+
+        Args:
+            training: how many training images were predicted as each class.
+        """
+        expected = torch.tensor(training, dtype=torch.float64)
+        expected *= len(self) / expected.sum()
         counts = torch.bincount(self.predictions, minlength=self.num_classes)
-        return (counts == 0).nonzero()[:, 0].tolist()
+        return ((counts == 0) & (expected >= 10)).nonzero()[:, 0].tolist()
 
     @property
     def own_classes(self) -> list[int]:

@@ -25,7 +25,7 @@ from neroli.artefact import (
 from neroli.calibration import Calibration, Guarantee, Promise
 from neroli.classifier import Classifier
 from neroli.data.sources import Failure
-from neroli.detectors import Detector, create
+from neroli.detectors import Detector, create, is_registered
 from neroli.errors import (
     ArtefactError,
     InvalidInput,
@@ -38,8 +38,6 @@ from neroli.files import DIGEST_BYTES
 from neroli.fitting import fit
 from neroli.overlap import held_out_rows
 from neroli.verdicts import GuardedBatch, Verdicts
-
-_EXPECTED_IMAGES = 10
 
 
 class Guard:
@@ -112,15 +110,14 @@ class Guard:
             self.classifier, training, store, batch_size=batch_size, progress=progress
         ) as activations:
             fit([self.detector], activations, self.classifier.head)
-            self.agreement = label_agreement(activations, self.classifier.class_names)
+            self.agreement = agreement = label_agreement(activations, self.classifier.class_names)
             self._training_digests = activations.digests()
             self.training = TrainingPart(
                 images=len(activations),
                 unreadable=len(activations.failures),
-                accuracy=None if self.agreement is None else self.agreement.accuracy,
-                doubt=str(self.agreement)
-                if self.agreement is not None and self.agreement.is_doubtful
-                else None,
+                accuracy=agreement and agreement.accuracy,
+                doubt=str(agreement) if agreement and agreement.is_doubtful else None,
+                predicted=list(agreement.predicted) if agreement else None,
                 content=activations.origin.content if activations.origin else "tensor",
             )
             self._unreadable = {"training": activations.failures}
@@ -189,8 +186,7 @@ class Guard:
         )
         self._unreadable["calibration"] = unreadable
         self._warn_of_unreadable("calibration")
-        absent = self.calibration.absent_classes
-        if absent and len(scores) >= _EXPECTED_IMAGES * classes:
+        if absent := self._absent_classes():
             self._warn(
                 f"No calibration image is predicted as {self._class_list(absent)}: calibrate on "
                 "images of all kinds the classifier knows, or the promise does not hold for them."
@@ -275,8 +271,14 @@ class Guard:
 
         Raises:
             NotFitted: before ``fit``.
+            InvalidInput: if the detector is not registered.
             ArtefactError: if the folder cannot be written to or holds something else.
         """
+        if not is_registered(self.detector):
+            raise InvalidInput(
+                f"{type(self.detector).__name__} is not registered, so a saved guard could not be "
+                "loaded: decorate the class with neroli.detectors.register."
+            )
         state = {f"detector.{name}": value for name, value in self.detector.state().items()}
         state["training_digests"] = self._training_digests
         if self.calibration is not None:
@@ -336,6 +338,12 @@ class Guard:
             calibration=self.held_out,
             model_source=self.model_source,
         )
+
+    def _absent_classes(self) -> list[int]:
+        """Classes common in training and not predicted for any calibration image."""
+        if self.calibration is None or self.training is None or self.training.predicted is None:
+            return []
+        return self.calibration.absent_classes(self.training.predicted)
 
     def _warn_of_unreadable(self, kind: str) -> None:
         if failures := self._unreadable[kind]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ from neroli.data.preprocessing import Preprocessing
 from neroli.errors import ModelError
 from neroli.head import BATCH_COUNTER
 
+_MISSING_OPERATOR = "torchvision::nms does not exist"
 _torchvision_operators: Any = None
 
 
@@ -71,7 +74,8 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
             content = content[key]
     if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
         raise ModelError(f"The weights {str(path)!r} are not a state dict of named tensors.")
-    return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
+    parallel = all(str(name).startswith("module.") for name in content)  # saved by DataParallel
+    return {str(n).removeprefix("module." if parallel else ""): t for n, t in content.items()}
 
 
 def model_source(spec: str, weights: Path | str | None, guard: Path | str) -> ModelSource:
@@ -147,7 +151,9 @@ def _timm_model(name: str, state: Mapping[str, Tensor] | None) -> nn.Module:
     try:
         timm = importlib.import_module("timm")
     except ImportError as error:
-        raise ModelError(f"timm:{name} needs timm: pip install 'neroli[timm]' ({error}).") from None
+        raise ModelError(
+            f"timm:{name} needs timm: install neroli with its [timm] extra ({error})."
+        ) from None
     known = timm.list_models()
     if name.partition(".")[0] not in known:
         near = difflib.get_close_matches(name, known, n=1)
@@ -171,20 +177,41 @@ def _own_model(module: str, factory: str) -> nn.Module:
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
-        make = getattr(importlib.import_module(module), factory)
-    except ImportError as error:
+        found = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        found = None
+    if found is None:
         raise ModelError(
-            f"Cannot import {module!r} for the model {module}:{factory} ({error}): run in the "
-            "folder that holds it, or install it."
+            f"There is no module {module!r} for the model {module}:{factory}: run in the folder "
+            "that holds it, or install it."
+        )
+    try:
+        make = getattr(_imported(module), factory, None)
+        if make is None:
+            raise ModelError(f"The module {module!r} has no {factory!r}.")
+        model = make() if callable(make) and not isinstance(make, nn.Module) else make
+    except ModelError:
+        raise
+    except Exception as error:  # the user's own code
+        raise ModelError(
+            f"The model {module}:{factory} raised {type(error).__name__}: {error}"
         ) from error
-    except AttributeError:
-        raise ModelError(f"The module {module!r} has no {factory!r}.") from None
-    model = make() if callable(make) and not isinstance(make, nn.Module) else make
     if not isinstance(model, nn.Module):
         raise ModelError(
             f"{module}:{factory} gave a {type(model).__name__}; it must return a torch.nn.Module."
         )
     return model
+
+
+def _imported(module: str) -> ModuleType:
+    """The user's module, also where it imports a torchvision that needs help."""
+    try:
+        return importlib.import_module(module)
+    except RuntimeError as error:
+        if _MISSING_OPERATOR not in str(error):
+            raise
+        import_torchvision()
+        return importlib.import_module(module)
 
 
 def _load_weights(model: nn.Module, state: Mapping[str, Tensor], path: Path | str) -> None:
@@ -219,7 +246,7 @@ def import_torchvision() -> None:
     except ModuleNotFoundError:
         return  # the caller's own import explains what is missing
     except RuntimeError as error:
-        if "torchvision::nms does not exist" not in str(error):
+        if _MISSING_OPERATOR not in str(error):
             raise
         library: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
         library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")

@@ -16,6 +16,7 @@ import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet
 
+from neroli.artefact import Manifest
 from neroli.data.sources import Failure
 from neroli.errors import ArtefactError, InvalidInput
 from neroli.files import atomic_path

@@ -48,7 +48,7 @@ def test_fit_says_what_it_did(pictures: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert "Training accuracy 100.00%" in result.stdout
     assert "Calibrated on 60 images (0 dropped" in result.stdout
-    assert "at most 0.05 of in-distribution images flagged, with 90% confidence" in result.stdout
+    assert "at most 5% of in-distribution images flagged, with 90% confidence" in result.stdout
     assert sorted(p.name for p in tmp_path.iterdir()) == ["g"]  # no working files stay
 
 

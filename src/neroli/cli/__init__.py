@@ -1,7 +1,10 @@
 """The command line; heavy imports wait until a command runs, so that --help is quick."""
 
+from typing import Annotated
+
 import typer
 
+from neroli import __version__
 from neroli.cli import demo, fit, inspect, score
 
 app = typer.Typer(
@@ -11,6 +14,24 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    pass
+
+
 app.command("fit")(fit.fit)
 app.command("score")(score.score)
 app.command("inspect")(inspect.inspect)

@@ -77,7 +77,7 @@ def preprocessing_with(
     from dataclasses import replace
 
     from neroli.data.preprocessing import Preprocessing
-    from neroli.errors import ModelError
+    from neroli.errors import InvalidInput, ModelError
 
     changes: dict[str, Any] = {}
     if resize is not None:
@@ -92,7 +92,9 @@ def preprocessing_with(
         changes["std"] = _numbers("--std", std)
     if stated is not None:
         return replace(stated, **changes)
-    if mean is None or std is None:
+    if (mean is None) != (std is None):
+        raise InvalidInput(f"--{'std' if std is None else 'mean'} is missing: give both.")
+    if mean is None:
         raise ModelError(
             "The model does not state its preprocessing: give what it was trained with, for "
             "example --resize 256 --crop 224 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225."

@@ -90,10 +90,11 @@ def fit(
         from neroli.guard import Guard
         from neroli.models import load_model, model_source, own_class_names, own_preprocessing, to
 
-        Promise(false_alarm_rate, guarantee, confidence, per_class)  # type: ignore[arg-type]
+        promise = Promise(false_alarm_rate, guarantee, confidence, per_class)  # type: ignore[arg-type]
         chosen = create(detector, **dict(_setting(text) for text in setting or ()))
-        free_folder(out)
+        replaces = (free_folder(out) / "manifest.json").exists()
         held_out = ImageFolder(calibration)
+        promise.rank(held_out.size)  # too few images are better said before the work
         network = to(device, load_model(model, weights))
         classifier = Classifier(
             network,
@@ -111,14 +112,14 @@ def fit(
             warnings.simplefilter("ignore", NeroliWarning)  # said below, once
             guard.fit(training, store=kept / "training", batch_size=batch_size)
         assert guard.agreement is not None
+        if guard.agreement.is_wrong and not allow_low_agreement:
+            raise ClassMapError(
+                f"{guard.agreement} Folders were matched to classes {folders.rule}: say which is "
+                "which with --class-map, or go on with --allow-low-agreement. The activations are "
+                f"kept in {str(kept)!r}."
+            )
         if guard.agreement.is_doubtful:
             print(f"neroli: warning: {guard.agreement}", file=sys.stderr)
-        if guard.agreement.is_near_chance and not allow_low_agreement:
-            raise ClassMapError(
-                f"The folders were matched to the model's classes {folders.rule} and its "
-                "predictions do not agree with them: say which is which with --class-map, "
-                "or go on with --allow-low-agreement."
-            )
         guard.calibrate(
             held_out,
             false_alarm_rate,
@@ -135,6 +136,7 @@ def fit(
         assert guard.calibration is not None
         facts: dict[str, Any] = {
             "guard": str(out),
+            "replaced": replaces,
             "detector": chosen.name,
             "hyperparameters": chosen.hyperparameters(),
             "head": classifier.head_name,
@@ -142,9 +144,11 @@ def fit(
             "classes_matched": folders.rule,
             "training_images": guard.training.images,
             "training_accuracy": guard.training.accuracy,
+            "doubt": guard.training.doubt,
             "calibration_images": guard.held_out.images,
             "duplicates_dropped": guard.held_out.duplicates_dropped,
             "threshold": guard.calibration.threshold,
+            "class_thresholds": guard.held_out.class_thresholds,
             "promise": str(guard.held_out.promise),
             "unreadable": [{"id": f.id, "reason": f.reason} for f in guard.unreadable],
         }
@@ -173,7 +177,8 @@ def _setting(text: str) -> tuple[str, Any]:
 
 def _text(facts: dict[str, Any]) -> str:
     return (
-        f"Saved the guard {facts['guard']}: {facts['detector']} on {facts['training_images']} "
+        f"{'Replaced' if facts['replaced'] else 'Saved'} the guard in {facts['guard']}: "
+        f"{facts['detector']} on {facts['training_images']} "
         f"training images, {len(facts['classes'])} folders matched to classes "
         f"{facts['classes_matched']}.\n"
         f"Training accuracy {facts['training_accuracy']:.2%}: compare it with what you know of the "

@@ -31,13 +31,15 @@ def _text(manifest: Manifest) -> str:
         manifest.training,
         manifest.calibration,
     )
+    source = manifest.model_source
     settings = ", ".join(f"{k}={v}" for k, v in manifest.detector.hyperparameters.items())
     accuracy = "unknown" if training.accuracy is None else f"{training.accuracy:.2%}"
-    names = classifier.class_names or []
+    names = classifier.class_names or [str(c) for c in range(classifier.num_classes)]
     lines = {
         "detector": f"{manifest.detector.name} ({settings or 'no hyper-parameters'})",
-        "model": manifest.model_source.model if manifest.model_source else "given by the program",
-        "weights": f"hash {classifier.weights_hash[:12]}",
+        "model": source.model if source else "given by the program",
+        "weights": f"{source.weights or 'its own'}" if source else "given by the program",
+        "weights hash": classifier.weights_hash[:12],
         "head": f"{classifier.head}, {classifier.num_features} features",
         "classes": f"{classifier.num_classes}: {', '.join(names[:12])}"
         + (", ..." if len(names) > 12 else ""),
@@ -53,4 +55,9 @@ def _text(manifest: Manifest) -> str:
         else f"{calibration.threshold:.6g}: {calibration.promise}",
         "saved": f"{manifest.created} by neroli {manifest.neroli_version}",
     }
+    if training.doubt:
+        lines["doubt"] = training.doubt
+    if calibration is not None and calibration.class_thresholds is not None:
+        each = zip(names, calibration.class_thresholds, strict=True)
+        lines["by class"] = ", ".join(f"{name} {threshold:.6g}" for name, threshold in each)
     return "\n".join(f"{name:>14}  {text}" for name, text in lines.items())

@@ -59,6 +59,15 @@ class Preprocessing:
         if self.interpolation not in ("nearest", "bilinear", "bicubic", "lanczos"):
             raise InvalidInput(f"Unknown interpolation {self.interpolation!r}.")
 
+    def __str__(self) -> str:
+        steps = [
+            f"{step} {'x'.join(map(str, size)) if isinstance(size, tuple) else size}"
+            for step, size in (("resize", self.resize), ("crop", self.crop))
+            if size is not None
+        ]
+        values = [" ".join(f"{v:g}" for v in numbers) for numbers in (self.mean, self.std)]
+        return ", ".join([*steps, f"mean {values[0]}", f"std {values[1]}", self.interpolation])
+
     @property
     def mode(self) -> str:
         """Pillow's name for the colour mode the network takes."""

@@ -23,13 +23,35 @@ __all__ = [
     "Learning",
     "MaxLogit",
     "create",
+    "is_registered",
     "learned",
     "names",
+    "register",
 ]
 
-_DETECTORS: dict[str, type[Detector]] = {
-    detector.name: detector for detector in (NERO, LINe, MSP, MaxLogit, Energy, Entropy)
-}
+_DETECTORS: dict[str, type[Detector]] = {}
+
+
+def register(detector: type[Detector]) -> type[Detector]:
+    """Make a detector known by its name, so that saved guards with it can be loaded; a decorator.
+
+    Raises:
+        InvalidInput: if another detector has that name.
+    """
+    known = _DETECTORS.setdefault(detector.name, detector)
+    if known is not detector and known.__qualname__ != detector.__qualname__:
+        raise InvalidInput(f"The name {detector.name!r} is taken by {known.__qualname__}.")
+    _DETECTORS[detector.name] = detector  # a class defined again, as notebooks do, replaces itself
+    return detector
+
+
+for _detector in (NERO, LINe, MSP, MaxLogit, Energy, Entropy):
+    register(_detector)
+
+
+def is_registered(detector: Detector) -> bool:
+    """Whether ``create`` gives detectors of this class."""
+    return _DETECTORS.get(detector.name) is type(detector)
 
 
 def names() -> list[str]:
@@ -45,7 +67,11 @@ def create(name: str, **hyperparameters: Any) -> Detector:
     """
     if name not in _DETECTORS:
         near = difflib.get_close_matches(name, _DETECTORS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(_DETECTORS)}."
+        hint = (
+            f"did you mean {near[0]!r}?"
+            if near
+            else f"known are {', '.join(_DETECTORS)}; import the module that registers it."
+        )
         raise InvalidInput(f"There is no detector {name!r}: {hint}")
     known = _DETECTORS[name]().hyperparameters()
     unknown = sorted(hyperparameters.keys() - known.keys())
