@@ -6,7 +6,7 @@ corrupted digits and patches of photographs are far OOD.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,19 +120,24 @@ def train_network(data: DemoData, epochs: int = 40, seed: int = 0) -> nn.Module:
     return network.eval()
 
 
-def run(out: Path, false_alarm_rate: float = 0.05) -> DemoResult:
+def run(
+    out: Path, false_alarm_rate: float = 0.05, say: Callable[[str], object] = lambda text: None
+) -> DemoResult:
     """Train, fit six detectors in the same passes, calibrate, score, save a guard and a picture.
 
     Args:
         out: folder for ``guard/`` and ``scores.png``.
         false_alarm_rate: promised share of known digits flagged, in 0..1.
+        say: told what is being done.
     """
     data = load_data()
+    say("Training a small classifier on digits 0 to 6 ...")
     classifier = Classifier(
         train_network(data),
         preprocessing=_PREPROCESSING,
         class_names=[str(digit) for digit in range(KNOWN_DIGITS)],
     )
+    say("Fitting six detectors, calibrating and scoring ...")
     training, held_out, test = (
         classifier(part.tensors[0], part.tensors[1])
         for part in (data.train, data.calibration, data.test)
@@ -214,7 +219,7 @@ def _draw(
     examples: dict[str, Tensor],
     path: Path,
 ) -> None:
-    """Score distributions of every detector with their thresholds, and a few images of each set."""
+    """How many images of each set score above any threshold, and a few of the images."""
     from matplotlib.figure import Figure
 
     from neroli.files import atomic_path
@@ -229,18 +234,18 @@ def _draw(
     for position, (detector, scores, threshold) in enumerate(panels):
         column = 4 * (position % 3)
         axes = figure.add_subplot(grid[1 + position // 3, column : column + 4])
-        low, high = np.quantile(np.concatenate([v.numpy() for v in scores.values()]), [0, 0.98])
-        bins = np.linspace(low, high, 45).tolist()
         for (name, values), colour in zip(scores.items(), _COLOURS, strict=True):
-            clipped = values.clamp(low, high).numpy()
-            weights = np.full(len(clipped), 100 / len(clipped))
-            axes.hist(clipped, bins, weights=weights, alpha=0.55, color=colour, label=name)
+            above = np.linspace(100, 0, len(values))
+            axes.plot(np.sort(values.numpy()), above, color=colour, linewidth=1.8, label=name)
         axes.axvline(threshold, color="black", linestyle="--", linewidth=1, label="threshold")
-        axes.set_title(type(detector).__name__, fontsize=11)
-        axes.set_ylim(0, 25)
+        low, high = np.quantile(np.concatenate([v.numpy() for v in scores.values()]), [0, 0.97])
+        axes.set_xlim(low, high)
+        axes.set_ylim(0, 100)
+        axes.set_title(detector.name, fontsize=11)
         axes.set_xlabel("score (higher = more OOD)", fontsize=8)
-        axes.set_ylabel("% of images", fontsize=8)
+        axes.set_ylabel("% of images above", fontsize=8)
         axes.tick_params(labelsize=8)
+        axes.grid(alpha=0.3)
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=9)
     with atomic_path(path) as temporary:

@@ -115,7 +115,7 @@ class Guard:
             self.training = TrainingPart(
                 images=len(activations),
                 unreadable=len(activations.failures),
-                accuracy=agreement and agreement.accuracy,
+                accuracy=agreement.accuracy if agreement else None,
                 doubt=str(agreement) if agreement and agreement.is_doubtful else None,
                 predicted=list(agreement.predicted) if agreement else None,
                 content=activations.origin.content if activations.origin else "tensor",

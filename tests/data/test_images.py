@@ -94,6 +94,7 @@ UNREADABLE = {
 }
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize(("content", "reason"), UNREADABLE.values(), ids=UNREADABLE)
 def test_unreadable_files_have_a_reason(content: bytes, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "image.png"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,7 +25,7 @@ def demo(
     with reported(as_json):
         from neroli.demo import run
 
-        result = run(out)
+        result = run(out, say=lambda text: print(text, file=sys.stderr))
         facts: dict[str, Any] = asdict(result)
         facts |= {"guard": str(result.guard), "picture": str(result.picture)}
         emit(as_json, facts, lambda: _text(result))
@@ -48,5 +49,6 @@ def _text(result: DemoResult) -> str:
         + "\n".join(lines)
         + f"\n\nPromised for every detector: {result.promise} (last column, "
         f"{result.test_images} test images).\n"
+        "No detector is best on all images and networks: compare them on yours.\n"
         f"Guard saved in {result.guard}, picture of the scores in {result.picture}."
     )
