@@ -130,7 +130,7 @@ def test_covariance_survives_a_large_offset() -> None:
     rows = draw.normal(size=(5000, 3)) + 1e6
     statistic = Covariance("features")
     for part in np.split(rows, 50):
-        statistic.update(Activations(torch.from_numpy(part), torch.zeros(len(part), 2)))
+        statistic.update(Activations(torch.from_numpy(part), torch.zeros(len(part), 2).double()))
     np.testing.assert_allclose(
         statistic.finalize().covariance, np.cov(rows.T, ddof=0), rtol=1e-6, atol=1e-6
     )
@@ -138,7 +138,7 @@ def test_covariance_survives_a_large_offset() -> None:
 
 def test_reservoir_is_a_uniform_sample_that_depends_on_the_seed() -> None:
     features = torch.arange(2000, dtype=torch.float64)[:, None]
-    batch = Activations(features, torch.zeros(2000, 2), ids=[str(i) for i in range(2000)])
+    batch = Activations(features, torch.zeros(2000, 2).double(), ids=[str(i) for i in range(2000)])
 
     def sample(seed: int) -> torch.Tensor:
         reservoir = Reservoir("features", 500, seed)

@@ -26,7 +26,8 @@ class Activations:
     """Features and logits of N images, with labels and ids where they are known.
 
     Args:
-        features: ``[N, D]``, the input of the linear head; floating point, never downcast.
+        features: ``[N, D]``, the input of the linear head; floating point, never downcast, half
+            precision becomes float32.
         logits: ``[N, C]``, in the features' dtype.
         labels: ``[N]`` int64 true classes in 0..C-1.
         ids: N strings that name the images.
@@ -46,13 +47,20 @@ class Activations:
 
     def __post_init__(self) -> None:
         for name in ("features", "logits"):
-            value = torch.as_tensor(getattr(self, name))
+            value = torch.as_tensor(getattr(self, name)).detach()
             if value.ndim != 2 or not value.is_floating_point():
                 raise InvalidInput(
                     f"{name} must be a floating-point tensor of two dimensions, "
                     f"got {value.dtype} of shape {list(value.shape)}."
                 )
+            if value.dtype in (torch.float16, torch.bfloat16):
+                value = value.float()
             object.__setattr__(self, name, value)
+        if self.features.dtype != self.logits.dtype:
+            raise InvalidInput(
+                f"features are {self.features.dtype} and logits {self.logits.dtype}: give both in "
+                "one precision."
+            )
         if self.labels is not None:
             object.__setattr__(self, "labels", self._checked_labels(self.labels))
         if self.ids is not None:
@@ -174,6 +182,8 @@ class Activations:
 
     def batches(self, batch_size: int = BATCH_SIZE) -> Iterator[Activations]:
         """The same images in order, ``batch_size`` at a time."""
+        if batch_size < 1:
+            raise InvalidInput(f"batch_size must be at least 1, got {batch_size}.")
         for start in range(0, len(self), batch_size):
             yield self[start : start + batch_size]
 

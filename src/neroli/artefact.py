@@ -22,7 +22,7 @@ from neroli.data.preprocessing import Preprocessing
 from neroli.data.sources import Content
 from neroli.detectors.base import Detector
 from neroli.errors import ArtefactError
-from neroli.files import atomic_path, digest
+from neroli.files import atomic_path, digest, is_free, locked
 
 SCHEMA_VERSION = 1
 
@@ -47,8 +47,8 @@ class ClassifierPart(_Part):
 
     weights_hash: str
     head: str
-    num_features: int
-    num_classes: int
+    num_features: pydantic.PositiveInt
+    num_classes: pydantic.PositiveInt
     class_names: list[str] | None
     preprocessing: Preprocessing | None
 
@@ -67,8 +67,8 @@ class ClassifierPart(_Part):
 class TrainingPart(_Part):
     """What it was fitted on."""
 
-    images: int
-    unreadable: int
+    images: pydantic.NonNegativeInt
+    unreadable: pydantic.NonNegativeInt
     accuracy: float | None
     doubt: str | None
     predicted: list[int] | None
@@ -78,8 +78,8 @@ class TrainingPart(_Part):
 class CalibrationPart(_Part):
     """What it was calibrated on, and what its threshold promises."""
 
-    images: int
-    unreadable: int
+    images: pydantic.NonNegativeInt
+    unreadable: pydantic.NonNegativeInt
     duplicates_dropped: int
     promise: Promise
     threshold: float
@@ -121,13 +121,14 @@ def write(folder: Path | str, manifest: Manifest, state: Mapping[str, Tensor]) -
     folder = free_folder(folder)
     content = save({name: tensor.contiguous() for name, tensor in state.items()})
     manifest = manifest.model_copy(update={"state_hash": digest(content).hex()})
-    with atomic_path(folder / manifest.state_file) as path:
-        path.write_bytes(content)
-    with atomic_path(folder / "manifest.json") as path:
-        path.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    for old in folder.glob("state-*.safetensors"):
-        if old.name != manifest.state_file:
-            old.unlink()
+    with locked(folder, "guard"):
+        with atomic_path(folder / manifest.state_file) as path:
+            path.write_bytes(content)
+        with atomic_path(folder / "manifest.json") as path:
+            path.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        for old in folder.glob("state-*.safetensors"):
+            if old.name != manifest.state_file:
+                old.unlink()
 
 
 def free_folder(folder: Path | str) -> Path:
@@ -139,7 +140,7 @@ def free_folder(folder: Path | str) -> Path:
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ArtefactError(f"{str(folder)!r} is a file: choose another folder for the guard.")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "manifest.json").exists():
+    if not is_free(folder, "manifest.json", "neroli guard"):
         raise ArtefactError(
             f"{str(folder)!r} holds other files and no guard: choose an empty or new folder."
         )

@@ -48,8 +48,9 @@ class Promise:
 
     def __post_init__(self) -> None:
         for name in ("false_alarm_rate", "confidence"):
-            if not 0 < getattr(self, name) < 1:
-                raise InvalidInput(f"{name} must lie between 0 and 1, got {getattr(self, name)}.")
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not 1e-6 <= value <= 1 - 1e-6:
+                raise InvalidInput(f"{name} must lie between 0 and 1, got {value!r}.")
         if self.guarantee not in ("average", "confidence"):
             raise InvalidInput(
                 f"guarantee must be 'average' or 'confidence', got {self.guarantee!r}."
@@ -117,8 +118,13 @@ class Calibration:
 
     def __post_init__(self) -> None:
         scores = self.scores.to("cpu", torch.float64)
+        if scores.ndim != 1 or self.predictions.shape != scores.shape:
+            raise InvalidInput(
+                f"Calibration needs scores [n] and predictions [n], got {list(scores.shape)} and "
+                f"{list(self.predictions.shape)}."
+            )
         if not torch.isfinite(scores).all():
-            raise InvalidInput("Calibration scores hold NaN or infinity.")
+            raise InvalidInput("Calibration scores hold NaN or infinity: leave those images out.")
         order = scores.argsort(stable=True)
         object.__setattr__(self, "scores", scores[order])
         object.__setattr__(self, "predictions", self.predictions.cpu()[order])
@@ -165,7 +171,7 @@ class Calibration:
 
     def is_ood(self, scores: Tensor, predictions: Tensor) -> Tensor:
         """Whether each score exceeds the threshold of its predicted class, bool ``[N]``."""
-        return scores.to("cpu", torch.float64) > self.thresholds[predictions.cpu()]
+        return ~(scores.to("cpu", torch.float64) <= self.thresholds[predictions.cpu()])
 
     def p_values(self, scores: Tensor, predictions: Tensor) -> Tensor:
         """Conformal p-values, ``[N]`` float64 in (0, 1]; small = OOD.

@@ -13,7 +13,7 @@ from neroli.data.preprocessing import Preprocessing
 from neroli.data.sources import as_images
 from neroli.errors import HeadNotFound, InvalidInput
 from neroli.files import tensors_digest
-from neroli.head import BATCH_COUNTER, LinearHead, evaluation_mode, find_head, named_head, run
+from neroli.head import BATCH_COUNTER, LinearHead, find_head, named_head, run, watched
 
 _IMAGES_TO_FIND_HEAD = 8
 
@@ -51,7 +51,9 @@ class Classifier:
             raise InvalidInput(f"model must be a torch.nn.Module, got a {type(model).__name__}.")
         self.model = model
         self.preprocessing = preprocessing
-        self.class_names = None if class_names is None else list(class_names)
+        if isinstance(class_names, str):
+            raise InvalidInput(f"class_names must be a list of names, got {class_names!r}.")
+        self.class_names = None if class_names is None else [str(name) for name in class_names]
         self._named_head = head
         self._head_name: str | None = None
         if head is not None:
@@ -114,13 +116,19 @@ class Classifier:
             HeadNotFound: if there is none, with what was tried.
         """
         if self._head_name is None:
-            some = self._placed(self.prepare(images)[:_IMAGES_TO_FIND_HEAD])
-            self._head_name = find_head(self.model, some, self._named_head)
-            classes = self.head.num_classes
+            some = self._placed(self.prepare(images)[:_IMAGES_TO_FIND_HEAD]).clone()
+            name = find_head(self.model, some, self._named_head)
+            classes = named_head(self.model, name).num_classes
+            if classes < 2:
+                raise InvalidInput(
+                    "The model has a single output: neroli needs one logit for each of two classes "
+                    "or more."
+                )
             if self.class_names is not None and len(self.class_names) != classes:
                 raise InvalidInput(
                     f"There are {len(self.class_names)} class names for {classes} classes."
                 )
+            self._head_name = name
 
     def __call__(
         self, images: Any, labels: Tensor | None = None, ids: Sequence[str] | None = None
@@ -139,35 +147,30 @@ class Classifier:
             HeadNotFound: on the first images, if there is no linear head.
             InvalidInput: if the images cannot be used or the network cannot take them.
         """
+        given = images
         images = self._placed(self.prepare(images))
+        if images is given:  # a model that works in place must not change the caller's images
+            images = images.clone()
         self.find_head(images)
-        captured: list[tuple[Tensor, Tensor]] = []
-
-        def capture(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            captured.append((inputs[0], output))
-
-        handle = self.model.get_submodule(self.head_name).register_forward_hook(capture)
-        try:
-            with evaluation_mode(self.model):
-                run(self.model, images)
-        finally:
-            handle.remove()
-        if not captured:
+        head = self.model.get_submodule(self.head_name)
+        with watched(self.model, {"head": head}) as calls:
+            run(self.model, images)
+        if "head" not in calls:
             raise HeadNotFound(
                 f"The model did not call its head {self.head_name!r} on these images: its path "
                 "depends on the input, which neroli does not support."
             )
-        features, logits = (_full_precision(t.reshape(len(images), -1)) for t in captured[-1])
+        features, logits = (_full_precision(t.reshape(len(images), -1)) for t in calls["head"])
         labels = None if labels is None else torch.as_tensor(labels).to(features.device)
         return Activations(features, logits, labels, ids)
 
     def weights_hash(self) -> str:
         """A hash of the model's parameters and buffers, by which saved guards know their model."""
-        state = self.model.state_dict()
-        return tensors_digest({k: v for k, v in state.items() if not k.endswith(BATCH_COUNTER)})
+        state = {k: v for k, v in self.model.state_dict().items() if not k.endswith(BATCH_COUNTER)}
+        return tensors_digest({k: v for k, v in state.items() if isinstance(v, Tensor)})
 
     def _placed(self, images: Tensor) -> Tensor:
-        parameter = next(self.model.parameters(), None)
+        parameter = next((p for p in self.model.parameters() if p.is_floating_point()), None)
         return images if parameter is None else images.to(parameter.device, parameter.dtype)
 
 

@@ -22,7 +22,7 @@ from neroli.data.classes import ClassFolders, match_folders
 from neroli.data.folders import ImageFiles, ImageFolder
 from neroli.data.preprocessing import Preprocessing
 from neroli.data.sources import Failure, ImageBatch, ImageLoader, ImageSource
-from neroli.errors import InvalidInput, NotEnoughImages
+from neroli.errors import ArtefactError, InvalidInput, NotEnoughImages
 from neroli.files import text_digest
 from neroli.store import ActivationStore, Origin, StoreWriter
 
@@ -96,6 +96,8 @@ def extract(
     find_head(classifier, source)
     origin = Origin(classifier.weights_hash(), classifier.head_name, source.content)
     key = store_key(origin, classifier.preprocessing, source)
+    if (store := _finished(path, key)) is not None:
+        return store
     with StoreWriter(path, classifier.head, key, origin) as writer:
         for batch in stream(
             classifier, source, batch_size=batch_size, start=writer.position, progress=progress
@@ -202,6 +204,15 @@ def store_key(origin: Origin, preprocessing: Preprocessing | None, source: Image
         "images": source.fingerprint or uuid.uuid4().hex,  # unknown images are never the same
     }
     return text_digest([json.dumps(parts, sort_keys=True)])
+
+
+def _finished(path: Path | str, key: str) -> ActivationStore | None:
+    """The complete store of this key, if there is one and it is whole."""
+    try:
+        store = ActivationStore(path)
+    except ArtefactError:
+        return None
+    return store if store.key == key else None
 
 
 def _is_path(value: Any) -> bool:

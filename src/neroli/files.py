@@ -6,15 +6,24 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
+import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from neroli.errors import ArtefactError
 
+try:
+    import fcntl
+except ImportError:  # not on Windows, where concurrent writers are not noticed
+    fcntl = None  # type: ignore[assignment]
+
 DIGEST_BYTES = 16
+LOCK = ".neroli-lock"
+"""In every folder neroli writes to; marks it as neroli's own."""
 
 
 def digest(*parts: bytes | memoryview) -> bytes:
@@ -33,8 +42,6 @@ def tensor_digest(tensor: Tensor) -> bytes:
 
 def as_bytes_array(tensor: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     """A tensor's bytes, whatever its dtype (NumPy has no bfloat16)."""
-    import torch
-
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy() if len(flat) else np.empty(0, np.uint8)
 
@@ -49,7 +56,7 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
 
 def text_digest(lines: Iterable[str]) -> str:
     """The hash of lines of text in order, as hexadecimal text."""
-    return digest(*(f"{line}\n".encode() for line in lines)).hex()
+    return digest(*(f"{line}\n".encode(errors="surrogateescape") for line in lines)).hex()
 
 
 @contextmanager
@@ -74,8 +81,52 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    except (OSError, SafetensorError) as error:  # a full disk, most likely
+        raise ArtefactError(f"Cannot write {str(path)!r}: {error}.") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path, what: str) -> Iterator[None]:
+    """Be the only process that writes to a folder, which is made if missing.
+
+    Raises:
+        ArtefactError: if another process is, or the folder cannot be written to.
+    """
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context((folder / LOCK).open("a"))
+        except OSError as error:
+            raise ArtefactError(
+                f"Cannot write to {str(folder)!r}: {error.strerror or error}."
+            ) from None
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise ArtefactError(
+                    f"Another process is writing the {what} {str(folder)!r}: wait until it is done."
+                ) from None
+        yield
+
+
+def is_free(folder: Path, marker: str, says: str) -> bool:
+    """Whether neroli may write to a folder: it is new, empty, or neroli's own.
+
+    Its own folders have the lock, or a file of the name ``marker`` in which stands ``says``.
+    """
+    if not folder.exists():
+        return True
+    if not folder.is_dir():
+        return False
+    if (folder / LOCK).exists() or not any(folder.iterdir()):
+        return True
+    try:
+        return says in (folder / marker).read_text()
+    except (OSError, ValueError):
+        return False
 
 
 def _umask() -> int:

@@ -6,6 +6,8 @@ import copy
 from collections.abc import Generator, Sequence
 from typing import Any, Protocol, TypeVar
 
+import torch
+
 from neroli.activations import ActivationSource
 from neroli.errors import InvalidInput, LabelsRequired, NotEnoughImages
 from neroli.head import LinearHead
@@ -88,10 +90,11 @@ def gather(statistics: Sequence[Statistic[Any]], activations: ActivationSource) 
     """
     if len(activations) == 0:
         raise NotEnoughImages("There are no images to learn from: give at least one readable one.")
-    for batch in activations.batches():
-        batch.check_finite()
-        for statistic in statistics:
-            statistic.update(batch)
+    with torch.no_grad():
+        for batch in activations.batches():
+            batch.check_finite()
+            for statistic in statistics:
+                statistic.update(batch)
     return [statistic.finalize() for statistic in statistics]
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from neroli.errors import HeadNotFound, InvalidInput
 
 _TOLERANCE = 1e-4
+_LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 BATCH_COUNTER = "num_batches_tracked"
 """Counted by batch norm in training, unused in eval mode, and missing from some weights files."""
 
@@ -69,15 +74,49 @@ class LinearHead:
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Run a model in eval mode and without gradients, then give every module its own mode back."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    """Run a model in eval mode and without gradients, then give every module its own mode back.
+
+    Other threads that want the same model wait: mode and hooks are the model's, not the caller's.
+    """
+    with _LOCKS.setdefault(model, threading.RLock()):
+        modes = [(module, module.training) for module in model.modules()]
+        model.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            for module, training in modes:
+                module.training = training
+
+
+@contextmanager
+def watched(
+    model: nn.Module, modules: Mapping[str, nn.Module]
+) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
+    """Evaluation mode, in which the last input and output of some modules are noted.
+
+    Yields:
+        the first tensor that each module was called with, and what it returned, in the order of
+        their last calls.
+    """
+    calls: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def note(name: str) -> Callable[..., None]:
+        def hook(
+            module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any
+        ) -> None:
+            tensors = [v for v in (*inputs, *named.values()) if isinstance(v, Tensor)]
+            if tensors and isinstance(output, Tensor):
+                calls.pop(name, None)
+                calls[name] = (tensors[0], output)
+
+        return hook
+
+    with evaluation_mode(model), ExitStack() as hooks:
+        for name, module in modules.items():
+            handle = module.register_forward_hook(note(name), with_kwargs=True)
+            hooks.callback(handle.remove)
+        yield calls
 
 
 def run(model: nn.Module, images: Tensor) -> object:
@@ -90,7 +129,7 @@ def run(model: nn.Module, images: Tensor) -> object:
         return model(images)
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, ValueError, AssertionError) as error:
+    except Exception as error:  # whatever the user's model raises
         hint = " (a single image needs a batch dimension: images[None])" * (images.ndim == 3)
         raise InvalidInput(
             f"The model cannot take images of shape {list(images.shape)}{hint}: {error}"
@@ -137,28 +176,18 @@ def find_head(model: nn.Module, images: Tensor, name: str | None = None) -> str:
     Raises:
         HeadNotFound: if no module passes, with the reason for those that came close.
     """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise HeadNotFound("A TorchScript model hides its layers: give the module it was made of.")
+    if any(is_lazy(parameter) for parameter in model.parameters()):
+        with evaluation_mode(model):
+            run(model, images)  # gives lazy layers their shapes
     if name is None:
-        candidates = {n: m for n, m in model.named_modules() if head_of(m) is not None}
+        candidates = {n: m for n, m in model.named_modules() if _weight_and_bias(m) is not None}
     else:
         named_head(model, name)
         candidates = {name: model.get_submodule(name)}
-    calls: dict[str, tuple[Tensor, Tensor]] = {}
-
-    def record(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
-            if inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
-                calls.pop(name, None)  # keeps the order of the last calls
-                calls[name] = (inputs[0], output)
-
-        return hook
-
-    handles = [m.register_forward_hook(record(n)) for n, m in candidates.items()]
-    try:
-        with evaluation_mode(model):
-            logits = logits_of(run(model, images))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with watched(model, candidates) as calls:
+        logits = logits_of(run(model, images))
     if not torch.isfinite(logits).all():
         raise HeadNotFound(
             "The model's logits are NaN or infinite on these images, so no head can be checked: "
@@ -179,46 +208,48 @@ def find_head(model: nn.Module, images: Tensor, name: str | None = None) -> str:
 
 
 def named_head(model: nn.Module, name: str) -> LinearHead:
-    """The linear head that the module of this name computes.
+    """The linear head that the module of this name computes, with a copy of its weights.
 
     Raises:
         HeadNotFound: if there is no such module, or it is not a linear layer.
+        InvalidInput: if its weights are NaN or infinite.
     """
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules(remove_duplicate=False))
     if name not in modules:
         near = [n for n in modules if n and name.split(".")[-1] in n] or list(modules)[-3:]
         others = ", ".join(repr(n) for n in near[:4])
         raise HeadNotFound(f"The model has no module {name!r}; it has {others}, among others.")
-    head = head_of(modules[name])
-    if head is None:
+    found = _weight_and_bias(modules[name])
+    if found is None:
         raise HeadNotFound(
             f"Module {name!r} is a {type(modules[name]).__name__} without a [C, D] weight, so it "
             "cannot be a linear head; name the linear layer that yields the logits."
         )
-    return head
+    weight, bias = found
+    return LinearHead(weight.detach().clone(), None if bias is None else bias.detach().clone())
 
 
-def head_of(module: nn.Module) -> LinearHead | None:
-    """The linear head that a module computes, judged by the shape of its own weight."""
+def _weight_and_bias(module: nn.Module) -> tuple[Tensor, Tensor | None] | None:
+    """The module's own weight ``[C, D]`` and bias ``[C]``; None if it has none of that shape."""
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
-    if not isinstance(weight, Tensor) or not weight.is_floating_point():
+    if not isinstance(weight, Tensor) or is_lazy(weight) or not weight.is_floating_point():
         return None
     if weight.ndim == 4 and weight.shape[2:] == (1, 1) and getattr(module, "groups", 1) == 1:
         weight = weight.flatten(1)
     if weight.ndim != 2 or not (bias is None or isinstance(bias, Tensor)):
         return None
-    try:
-        return LinearHead(weight, bias)
-    except InvalidInput:
+    if bias is not None and bias.shape != weight.shape[:1]:
         return None
+    return weight, bias
 
 
 def _mismatch(
     module: nn.Module, features: Tensor, output: Tensor, logits: Tensor, *, named: bool
 ) -> str | None:
     """Why a called module is not the head of these logits; None if it is."""
-    head = head_of(module)
-    assert head is not None
+    found = _weight_and_bias(module)
+    assert found is not None
+    head = LinearHead(*found)
     if output.numel() != len(logits) * head.num_classes or len(output) != len(logits):
         return f"yields {list(output.shape)}, not one row of {head.num_classes} values an image"
     output = output.reshape(len(logits), -1)

@@ -19,7 +19,8 @@ def relevance(batch: Activations, head: LinearHead, eps: float = 0.0) -> tuple[T
     LRP-0 through the head, started from the softmax vector. At ``eps = 0`` and without zero logits
     ``relevance.sum(1) + bias_relevance`` is one. A positive ``eps`` steadies terms with a logit
     near zero by the signed stabiliser ``z + eps sign(z)`` (``sign(0) = +1``). At ``eps = 0`` the
-    term of a logit that is exactly zero is undefined and left out.
+    term of a logit that is zero is undefined and left out, as is that of one so small that it would
+    overflow (below the root of the dtype's smallest number).
 
     Args:
         batch: activations of N images.
@@ -35,14 +36,15 @@ def relevance(batch: Activations, head: LinearHead, eps: float = 0.0) -> tuple[T
     Source: NERO (Chhetri et al., MICCAI 2025, arXiv 2506.15404), as its authors' program computes
     it; the stabiliser is the usual one of LRP-epsilon.
     """
-    if not eps >= 0:
-        raise InvalidInput(f"eps must be zero or positive, got {eps}.")
+    if not 0 <= eps <= 1e30:
+        raise InvalidInput(f"eps must be zero or a positive number, got {eps}.")
     head = head.like(batch.features)
     logits = batch.logits
     stabilised = logits + torch.where(logits < 0, -eps, eps) if eps else logits
     share = logits.softmax(dim=1) / stabilised
     if not eps:
-        share = share.masked_fill(logits == 0, 0.0)
+        smallest = torch.finfo(logits.dtype).tiny ** 0.5
+        share = share.masked_fill(logits.abs() < smallest, 0.0)
     return batch.features * (share @ head.weight), share @ head.bias
 
 

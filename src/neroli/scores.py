@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import pyarrow.parquet
 from neroli.artefact import Manifest
 from neroli.data.sources import Failure
 from neroli.errors import ArtefactError, InvalidInput
-from neroli.files import atomic_path
+from neroli.files import atomic_path, is_free, locked
 from neroli.verdicts import GuardedBatch
 
 SCHEMA = pa.schema(
@@ -71,16 +72,22 @@ class ScoreTable:
         self._rows: list[dict[str, Any]] = []
         self._end = 0
         self._parts: list[Path] = []
+        if self.path.is_dir():
+            raise ArtefactError(f"{str(path)!r} is a folder: name a file to write the scores to.")
+        if not is_free(self._partial, "key", ""):
+            raise ArtefactError(
+                f"{str(self._partial)!r}, where unfinished scores are kept, holds other files: "
+                "move them away or choose another name for the scores."
+            )
+        self._lock = ExitStack()
+        self._lock.enter_context(locked(self._partial, "scores"))
         key_file = self._partial / "key"
-        try:
-            if key_file.exists() and key_file.read_text() == key:
-                self._resume()
-            else:
-                shutil.rmtree(self._partial, ignore_errors=True)
-                self._partial.mkdir(parents=True)
-                key_file.write_text(key)
-        except OSError as error:
-            raise ArtefactError(f"Cannot write to {str(self._partial)!r}: {error}.") from None
+        if not key_file.exists() or key_file.read_bytes() != key.encode():
+            for part in self._partial.glob("part-*.parquet"):
+                part.unlink()
+            with atomic_path(key_file) as temporary:
+                temporary.write_text(key)
+        self._resume()
 
     @property
     def position(self) -> int:
@@ -119,7 +126,7 @@ class ScoreTable:
         if not self._rows:
             return
         schema = SCHEMA.with_metadata({"end": str(self._end)})
-        part = self._partial / f"part-{len(self._parts):06d}.parquet"
+        part = self._partial / _part_name(len(self._parts))
         with atomic_path(part) as path:
             pa.parquet.write_table(pa.Table.from_pylist(self._rows, schema), path)
         self._parts.append(part)
@@ -139,16 +146,28 @@ class ScoreTable:
                 flagged += table["is_ood"].to_pylist().count(True)
                 broken = table.filter(pa.compute.is_valid(table["error"]))
                 failures += map(Failure, broken["id"].to_pylist(), broken["error"].to_pylist())
-        shutil.rmtree(self._partial, ignore_errors=True)
+        with self._lock:
+            shutil.rmtree(self._partial, ignore_errors=True)
         return Summary(images, flagged, tuple(failures))
 
     def _resume(self) -> None:
-        for part in sorted(self._partial.glob("part-*.parquet")):
-            try:
-                self._end = int(pa.parquet.read_schema(part).metadata[b"end"])
-            except (pa.ArrowException, OSError):
-                break
-            self._parts.append(part)
+        """Take over the whole parts from the first on; what lies behind a damaged one goes."""
+        whole = True
+        for number, part in enumerate(sorted(self._partial.glob("part-*.parquet"))):
+            whole = whole and part.name == _part_name(number)
+            if whole:
+                try:
+                    self._end = int(pa.parquet.read_table(part).schema.metadata[b"end"])
+                except (pa.ArrowException, OSError, TypeError, KeyError, ValueError):
+                    whole = False
+            if whole:
+                self._parts.append(part)
+            else:
+                part.unlink()
+
+
+def _part_name(number: int) -> str:
+    return f"part-{number:06d}.parquet"
 
 
 class _JsonLines:

@@ -332,7 +332,7 @@ class Reservoir(Statistic[Tensor]):
         names: list[bytes] = (
             [row.tobytes() for row in rows.cpu().numpy()]
             if batch.ids is None
-            else [i.encode() for i in batch.ids]
+            else [i.encode(errors="surrogateescape") for i in batch.ids]
         )
         key = str(self.seed).encode()
         digests = b"".join(hashlib.blake2b(n, digest_size=8, key=key).digest() for n in names)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,8 +24,8 @@ from torch import Tensor
 
 from neroli.activations import BATCH_SIZE, Activations
 from neroli.data.sources import Content, Failure
-from neroli.errors import ArtefactError
-from neroli.files import DIGEST_BYTES, atomic_path
+from neroli.errors import ArtefactError, InvalidInput
+from neroli.files import DIGEST_BYTES, atomic_path, is_free, locked
 from neroli.head import LinearHead
 
 SCHEMA_VERSION = 1
@@ -46,7 +47,12 @@ class _StoreManifest(pydantic.BaseModel):
     schema_version: int = SCHEMA_VERSION
     key: str
     origin: Origin | None
-    complete: bool = False
+    shards: int | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether all shards were written; their number says so."""
+        return self.shards is not None
 
 
 class ActivationStore:
@@ -73,10 +79,18 @@ class ActivationStore:
         self.origin = manifest.origin
         try:
             head = load_file(self.path / "head.safetensors")
-        except (OSError, SafetensorError) as error:
-            raise ArtefactError(f"The store {str(self.path)!r} is damaged: {error}.") from None
-        self.head = LinearHead(head["weight"], head["bias"])
+            self.head = LinearHead(head["weight"], head["bias"])
+        except (OSError, SafetensorError, KeyError, InvalidInput) as error:
+            raise ArtefactError(
+                f"The head of the store {str(self.path)!r} is damaged ({error}): delete the folder "
+                "and extract again."
+            ) from None
         self._shards = [_Shard(path) for path in _shard_paths(self.path)]
+        if len(self._shards) != manifest.shards:
+            raise ArtefactError(
+                f"The store {str(self.path)!r} has {len(self._shards)} of its {manifest.shards} "
+                "shards: run the extraction again."
+            )
 
     def __repr__(self) -> str:
         return (
@@ -145,10 +159,15 @@ class StoreWriter:
         self._failures: list[Failure] = []
         self._end = 0
         self._shards = 0
+        if not is_free(self.path, "store.json", "schema_version"):
+            raise ArtefactError(
+                f"{str(self.path)!r} holds other files and no store: choose an empty or new folder."
+            )
+        self._lock = ExitStack()
+        self._lock.enter_context(locked(self.path, "store"))
         found = _read_manifest(self.path)
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._write_manifest(complete=False)
         if found is not None and found.key == key:
+            self._write_manifest(complete=False)
             self._resume()
         else:
             self._start()
@@ -179,7 +198,7 @@ class StoreWriter:
             self._pending.append((activations.to("cpu"), zeros if digests is None else digests))
         self._failures += failures
         self._end = self._end + rows + len(failures) if end is None else end
-        if sum(len(a) for a, _ in self._pending) >= SHARD_ROWS:
+        if sum(len(a) for a, _ in self._pending) + len(self._failures) >= SHARD_ROWS:
             self.flush()
 
     def flush(self) -> None:
@@ -218,16 +237,20 @@ class StoreWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.flush()
-        if error is None:
-            self._write_manifest(complete=True)
+        with self._lock:
+            self.flush()
+            if error is None:
+                self._write_manifest(complete=True)
 
     def _start(self) -> None:
+        """Begin anew; no manifest says otherwise while shards of an older store are there."""
+        (self.path / "store.json").unlink(missing_ok=True)
         for path in _shard_paths(self.path):
             path.unlink()
         with atomic_path(self.path / "head.safetensors") as path:
             head = {"weight": self._head.weight, "bias": self._head.bias}
             save_file({name: tensor.cpu().contiguous() for name, tensor in head.items()}, path)
+        self._write_manifest(complete=False)
 
     def _resume(self) -> None:
         whole = True
@@ -243,7 +266,7 @@ class StoreWriter:
                 path.unlink()
 
     def _write_manifest(self, *, complete: bool) -> None:
-        self._manifest.complete = complete
+        self._manifest.shards = self._shards if complete else None
         with atomic_path(self.path / "store.json") as path:
             path.write_text(self._manifest.model_dump_json(indent=2))
 
@@ -299,10 +322,14 @@ def _read_manifest(folder: Path) -> _StoreManifest | None:
     path = folder / "store.json"
     try:
         manifest = _StoreManifest.model_validate_json(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:
-        raise ArtefactError(f"{str(path)!r} is damaged: {error}. Delete the folder.") from None
+    except OSError as error:
+        raise ArtefactError(f"Cannot read {str(path)!r}: {error.strerror}.") from None
+    except ValueError:
+        raise ArtefactError(
+            f"{str(path)!r} is damaged: delete the folder and extract again."
+        ) from None
     if manifest.schema_version > SCHEMA_VERSION:
         raise ArtefactError(
             f"The store {str(folder)!r} has schema {manifest.schema_version}, newer than the "

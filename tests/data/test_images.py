@@ -87,6 +87,11 @@ UNREADABLE = {
     "gigapixel PNG": (png_header(60_000, 60_000), "89,000,000"),
     "120-megapixel PNG": (png_header(12_000, 10_000), "12000x10000 pixels, more than"),
     "float TIFF": (encoded(Image.fromarray(GREY.astype(np.float32)), "TIFF"), "mode 'F'"),
+    "signed TIFF": (
+        encoded(Image.fromarray(np.array([[-1000, 200]], dtype=np.int32)), "TIFF"),
+        "mode 'I'",
+    ),
+    "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
     "32-bit TIFF": (
         encoded(Image.fromarray(np.array([[70_000, 1]], dtype=np.int32)), "TIFF"),
         "mode 'I'",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 import warnings
@@ -92,6 +93,7 @@ def fit(
 
         promise = Promise(false_alarm_rate, guarantee, confidence, per_class)  # type: ignore[arg-type]
         chosen = create(detector, **dict(_setting(text) for text in setting or ()))
+        out = out.resolve()
         replaces = (free_folder(out) / "manifest.json").exists()
         held_out = ImageFolder(calibration)
         promise.rank(held_out.size)  # too few images are better said before the work
@@ -131,7 +133,10 @@ def fit(
         )
         guard.save(out)
         if store is None:
-            shutil.rmtree(kept, ignore_errors=True)
+            for part in ("training", "calibration"):
+                shutil.rmtree(kept / part, ignore_errors=True)
+            with contextlib.suppress(OSError):  # something of the user's is in it
+                kept.rmdir()
         assert guard.training is not None and guard.held_out is not None
         assert guard.calibration is not None
         facts: dict[str, Any] = {

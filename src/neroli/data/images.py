@@ -22,6 +22,9 @@ MAX_PIXELS = 89_000_000
 
 Pillow itself warns at 89.5 million pixels and refuses at twice as many."""
 
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""What is decoded; not EPS and the like, which Pillow hands to other programs."""
+
 EXTENSIONS = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".jp2", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
@@ -50,14 +53,15 @@ def decode(content: bytes) -> Image.Image:
         UnreadableImage: as ``read_image``.
     """
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UnreadableImage(
                     f"is {image.width}x{image.height} pixels, more than the {MAX_PIXELS:,} "
                     "allowed; cut it into smaller images"
                 )
             image.load()
-            return to_picture(ImageOps.exif_transpose(image))
+            unsigned = image.format in ("PNG", "PPM")  # their mode I is 16-bit unsigned
+            return to_picture(ImageOps.exif_transpose(image), unsigned_16_bit=unsigned)
     except UnreadableImage:
         raise
     except UnidentifiedImageError:
@@ -68,13 +72,17 @@ def decode(content: bytes) -> Image.Image:
         raise UnreadableImage(f"is damaged or truncated: {error}") from None
 
 
-def to_picture(image: Image.Image) -> Image.Image:
+def to_picture(image: Image.Image, *, unsigned_16_bit: bool = False) -> Image.Image:
     """An image of any colour mode as L or RGB, by the rules above.
+
+    Args:
+        image: the image.
+        unsigned_16_bit: whether pixels of mode I are known to be 16-bit unsigned.
 
     Raises:
         UnreadableImage: if there is no rule for its mode.
     """
-    if image.mode.startswith("I;16") or (image.mode == "I" and np.asarray(image).max() <= 65535):
+    if image.mode.startswith("I;16") or (image.mode == "I" and unsigned_16_bit):
         return Image.fromarray((np.asarray(image).astype(np.uint16) / 257).round().astype(np.uint8))
     if image.mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")

@@ -88,7 +88,15 @@ class Detector(ABC):
             )
         batch.check_finite()
         with torch.no_grad():
-            return self._placed(batch.features).compute(batch)
+            scores = self._placed(batch.features).compute(batch)
+        if not torch.isfinite(scores).all():
+            row = int((~torch.isfinite(scores)).nonzero()[0])
+            name = f"row {row}" if batch.ids is None else f"image {batch.ids[row]!r}"
+            raise InvalidInput(
+                f"The {type(self).__name__} score of {name} is not finite: its features or logits "
+                "are too large or too small for the arithmetic."
+            )
+        return scores
 
     def fit(self, activations: ActivationSource, head: LinearHead) -> Self:
         """Fit this detector alone; ``neroli.fit`` fits several in the same passes."""

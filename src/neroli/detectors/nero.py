@@ -66,8 +66,8 @@ class NERO(Detector):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InvalidInput(f"{name} must be at least 1, got {value}.")
-        if not self.eps >= 0:
-            raise InvalidInput(f"eps must be zero or positive, got {self.eps}.")
+        if not 0 <= self.eps <= 1e30:
+            raise InvalidInput(f"eps must be zero or a positive number, got {self.eps}.")
 
     def learn(self, head: LinearHead) -> Learning:
         size = head.num_features
