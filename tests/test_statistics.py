@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import confusion_matrix
 
 from conftest import random_activations
 from neroli import Activations, LinearHead
@@ -16,7 +17,7 @@ from neroli.errors import InvalidInput, NotEnoughImages
 from neroli.relevance import HeadRelevance
 from neroli.statistics import (
     ClassMoments,
-    ConfusionMatrix,
+    ConfusionCounts,
     Covariance,
     Extrema,
     Mean,
@@ -38,7 +39,7 @@ REQUESTS: dict[str, Callable[[], Statistic[Any]]] = {
     "covariance": lambda: Covariance("features"),
     "class moments": lambda: ClassMoments(RELEVANCE),
     "predicted class moments": lambda: ClassMoments("features", "predicted"),
-    "confusion": ConfusionMatrix,
+    "confusion": ConfusionCounts,
     "reservoir": lambda: Reservoir("features", 13, seed=4),
 }
 
@@ -106,6 +107,14 @@ def test_class_moments_and_covariance_equal_numpy() -> None:
         np.testing.assert_allclose(moments.variance[c], rows.var(0), rtol=1e-12)
     np.testing.assert_allclose(gaussian.mean, features.mean(0), rtol=1e-12)
     np.testing.assert_allclose(gaussian.covariance, np.cov(features.T, ddof=0), rtol=1e-10)
+
+
+def test_confusion_equals_scikit_learn() -> None:
+    confusion = in_one_stream(ConfusionCounts)
+    dense = torch.zeros(3, 3, dtype=torch.int64)
+    dense[confusion.label, confusion.predicted] = confusion.count
+    expected = confusion_matrix(DATA.labels, DATA.predictions, labels=range(3))
+    np.testing.assert_array_equal(dense, expected)
 
 
 def test_quantiles_equal_numpy_to_a_bin_width() -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
+import torch
 
 from neroli.activations import ActivationSource
 from neroli.fitting import gather
-from neroli.statistics import ConfusionMatrix
+from neroli.statistics import Confusion, ConfusionCounts
 
 _NEAR_CHANCE_KAPPA = 0.1
 _FEW = 10
@@ -72,20 +72,22 @@ def label_agreement(
     """The agreement of predictions and labels; None if there are no labels."""
     if not activations.has_labels:
         return None
-    names = class_names or [str(index) for index in range(activations.num_classes)]
-    counts: Tensor = gather([ConfusionMatrix()], activations)[0]
-    total = counts.sum()
-    share = counts.double() / total
-    majority = counts.argmax(dim=1)
-    labelled = counts.sum(dim=1)
-    mistaken = (labelled >= _FEW) & (counts.amax(dim=1) * 2 > labelled)
+    classes = activations.num_classes
+    names = class_names or [str(index) for index in range(classes)]
+    confusion: Confusion = gather([ConfusionCounts()], activations)[0]
+    count = confusion.count.double()
+    total = count.sum()
+    labelled, predicted = (
+        torch.bincount(index, weights=count, minlength=classes)
+        for index in (confusion.label, confusion.predicted)
+    )
+    right = confusion.label == confusion.predicted
+    mistaken = ~right & (labelled[confusion.label] >= _FEW)
+    mistaken &= 2 * count > labelled[confusion.label]
+    pairs = torch.stack([confusion.label, confusion.predicted], dim=1)[mistaken].tolist()
     return LabelAgreement(
-        accuracy=float(share.diagonal().sum()),
-        chance=float(share.sum(dim=1) @ share.sum(dim=0)),
-        confused=tuple(
-            (names[label], names[int(majority[label])])
-            for label in mistaken.nonzero()[:, 0].tolist()
-            if int(majority[label]) != label
-        ),
-        predicted=tuple(counts.sum(dim=0).tolist()),
+        accuracy=float(count[right].sum() / total),
+        chance=float((labelled / total) @ (predicted / total)),
+        confused=tuple((names[label], names[taken_for]) for label, taken_for in pairs),
+        predicted=tuple(int(number) for number in predicted),
     )

@@ -72,6 +72,7 @@ class TrainingPart(_Part):
     accuracy: float | None
     doubt: str | None
     predicted: list[int] | None
+    weights_hash: str
     content: Content
 
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from neroli.errors import InvalidInput, NotEnoughImages
+from neroli.validation import check_types
 from neroli.verdicts import Verdicts
 
 Guarantee = Literal["average", "confidence"]
@@ -47,14 +48,11 @@ class Promise:
     per_class: bool = False
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("false_alarm_rate", "confidence"):
             value = getattr(self, name)
-            if not isinstance(value, int | float) or not 1e-6 <= value <= 1 - 1e-6:
+            if not 1e-6 <= value <= 1 - 1e-6:
                 raise InvalidInput(f"{name} must lie between 0 and 1, got {value!r}.")
-        if self.guarantee not in ("average", "confidence"):
-            raise InvalidInput(
-                f"guarantee must be 'average' or 'confidence', got {self.guarantee!r}."
-            )
 
     @property
     def images_needed(self) -> int:

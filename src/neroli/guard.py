@@ -110,6 +110,8 @@ class Guard:
             self.classifier, training, store, batch_size=batch_size, progress=progress
         ) as activations:
             fit([self.detector], activations, self.classifier.head)
+            origin = activations.origin
+            assert origin is not None  # extracted by this classifier, or checked to be
             self.agreement = agreement = label_agreement(activations, self.classifier.class_names)
             self._training_digests = activations.digests()
             self.training = TrainingPart(
@@ -118,7 +120,8 @@ class Guard:
                 accuracy=agreement.accuracy if agreement else None,
                 doubt=str(agreement) if agreement and agreement.is_doubtful else None,
                 predicted=list(agreement.predicted) if agreement else None,
-                content=activations.origin.content if activations.origin else "tensor",
+                content=origin.content,
+                weights_hash=origin.weights_hash,
             )
             self._unreadable = {"training": activations.failures}
         self.calibration = self.held_out = None
@@ -141,7 +144,8 @@ class Guard:
     ) -> Self:
         """Set the threshold from held-out ID images the classifier was not trained on.
 
-        Images found in the training set (by content) are dropped and counted.
+        Images found in the training set (by content), and further copies of one image, are dropped
+        and counted.
 
         Args:
             held_out: as ``training`` of ``fit``; labels are not needed.
@@ -160,18 +164,19 @@ class Guard:
         promise = Promise(false_alarm_rate, guarantee, confidence, per_class)
         if self.training is None:
             raise NotFitted("Fit the guard on training images before calibrating it.")
+        self._check_weights(self.training)
         with activations_of(
             self.classifier, held_out, store, batch_size=batch_size, progress=progress
         ) as activations:
             fresh = held_out_rows(activations.digests(), self._training_digests)
             scored = [(self.detector.score(b), b.predictions) for b in activations.batches()]
             unreadable = activations.failures
-            if activations.origin and activations.origin.content != self.training.content:
-                self._warn(
-                    f"Training images are known by a hash of the {self.training.content}, "
-                    f"calibration images of the {activations.origin.content}: images that are in "
-                    "both cannot be found and dropped."
-                )
+            content = activations.origin.content if activations.origin else "tensor"
+        if content != self.training.content:
+            self._warn(
+                f"Training images are known by a hash of the {self.training.content}, calibration "
+                f"images of the {content}: images that are in both cannot be found and dropped."
+            )
         scores = torch.cat([score for score, _ in scored])[fresh]
         predictions = torch.cat([predicted for _, predicted in scored])[fresh]
         classes = self.classifier.head.num_classes
@@ -306,21 +311,35 @@ class Guard:
             )
         state = artefact.read_state(folder, manifest)
         guard = cls(classifier, create(manifest.detector.name, **manifest.detector.hyperparameters))
+        try:
+            guard._take_over(manifest, state)
+        except (KeyError, RuntimeError, IndexError, ValueError) as error:
+            raise ArtefactError(
+                f"The manifest of the guard {str(folder)!r} does not fit its tensors ({error}): "
+                "restore it or fit the guard again."
+            ) from None
+        return guard
+
+    def _take_over(self, manifest: Manifest, state: dict[str, Tensor]) -> None:
+        """Everything learned, from a saved guard of this classifier and detector."""
         prefix = "detector."
-        guard.detector.load_state(
+        self.detector.load_state(
             {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         )
-        guard.model_source = manifest.model_source
-        guard.training, guard.held_out = manifest.training, manifest.calibration
-        guard._training_digests = state["training_digests"]
+        head = self.classifier.head
+        part = manifest.classifier
+        if (head.num_features, head.num_classes) != (part.num_features, part.num_classes):
+            raise ValueError(f"{part.num_features} features and {part.num_classes} classes")
+        self.model_source = manifest.model_source
+        self.training, self.held_out = manifest.training, manifest.calibration
+        self._training_digests = state["training_digests"]
         if manifest.calibration is not None:
-            guard.calibration = Calibration(
+            self.calibration = Calibration(
                 state["calibration.scores"],
                 state["calibration.predictions"],
                 part.num_classes,
                 manifest.calibration.promise,
             )
-        return guard
 
     def manifest(self) -> Manifest:
         """What a saved guard says of itself, as ``manifest.json`` holds it.
@@ -330,6 +349,7 @@ class Guard:
         """
         if self.training is None:
             raise NotFitted("The guard is not fitted: there is nothing to save yet.")
+        self._check_weights(self.training)
         return Manifest(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             detector=DetectorPart.of(self.detector),
@@ -338,6 +358,12 @@ class Guard:
             calibration=self.held_out,
             model_source=self.model_source,
         )
+
+    def _check_weights(self, training: TrainingPart) -> None:
+        if self.classifier.weights_hash() != training.weights_hash:
+            raise InvalidInput(
+                "The model's weights have changed since the guard was fitted: refit."
+            )
 
     def _absent_classes(self) -> list[int]:
         """Classes common in training and not predicted for any calibration image."""

@@ -39,7 +39,7 @@ def load_model(spec: str, weights: Path | str | None = None) -> nn.Module:
         ModelError: if the model or the weights cannot be loaded, with the reason.
     """
     kind, _, name = spec.partition(":")
-    if not name:
+    if not name or not kind or kind.startswith("."):
         raise ModelError(f"{spec!r} names no model: use timm:NAME or package.module:factory.")
     if weights is None:
         return _timm_model(name, None) if kind == "timm" else _own_model(kind, name)
@@ -115,6 +115,8 @@ def to(device: str, model: nn.Module) -> nn.Module:
         ModelError: if there is no such device here.
     """
     try:
+        if torch.device(device).type == "meta":
+            raise ModelError("The device 'meta' computes nothing: choose cpu or cuda.")
         return model.to(torch.device(device))
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
@@ -158,7 +160,10 @@ def _timm_model(name: str, state: Mapping[str, Tensor] | None) -> nn.Module:
     if name.partition(".")[0] not in known:
         near = difflib.get_close_matches(name, known, n=1)
         raise ModelError(f"timm has no model {name!r}" + (f": {near[0]!r}?" if near else "."))
-    model: nn.Module = timm.create_model(name, pretrained=False)
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=False)
+    except RuntimeError as error:
+        raise ModelError(f"timm cannot make {name!r}: {error}.") from None
     classes = None if state is None else _classes_of(model, state)
     if classes is not None:
         model = timm.create_model(name, pretrained=False, num_classes=classes)

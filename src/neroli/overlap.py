@@ -14,7 +14,7 @@ MAX_OVERLAP = 0.01
 
 
 def held_out_rows(digests: Tensor, training: Tensor) -> Tensor:
-    """Which calibration images are not among the training images.
+    """Which calibration images are not among the training images, nor copies of an earlier one.
 
     Args:
         digests: hashes of the calibration images' contents, ``[N, 16]`` uint8.
@@ -34,4 +34,6 @@ def held_out_rows(digests: Tensor, training: Tensor) -> Tensor:
             f"{seen.sum()} of {len(seen)} calibration images are also training images, more than "
             f"{MAX_OVERLAP:.0%}: calibrate on images held out from training."
         )
-    return torch.from_numpy(~seen)
+    first = np.zeros_like(seen)
+    first[np.unique(rows, return_index=True)[1]] = True
+    return torch.from_numpy(first & ~seen)

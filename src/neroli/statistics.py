@@ -56,19 +56,6 @@ class Statistic(ABC, Generic[Result]):
         """
 
 
-class _Counts(Statistic[Tensor]):
-    """Counts in cells: they add up."""
-
-    _counts: Tensor | None = None
-
-    def merge(self, other: Self) -> None:
-        if other._counts is not None:
-            self._add(other._counts)
-
-    def _add(self, counts: Tensor) -> None:
-        self._counts = counts if self._counts is None else self._counts + counts
-
-
 @dataclass
 class Mean(Statistic[Tensor]):
     """The mean over images: a scalar or ``[K]``."""
@@ -124,7 +111,7 @@ class Extrema(Statistic[Range]):
 
 
 @dataclass
-class Quantiles(_Counts):
+class Quantiles(Statistic[Tensor]):
     """Quantiles over all images and all their values, ``[len(levels)]``.
 
     A histogram of ``bins`` equal bins between the exact extremes found in an earlier pass, linear
@@ -141,6 +128,7 @@ class Quantiles(_Counts):
     range: Range
     levels: tuple[float, ...]
     bins: int = 2**18
+    _counts: Tensor | None = accumulator()
 
     def update(self, batch: Activations) -> None:
         values = batch.quantity(self.of).flatten()
@@ -148,6 +136,13 @@ class Quantiles(_Counts):
         position = (values - self.range.low) / width if width else torch.zeros_like(values)
         index = position.to(torch.int64).clamp_(0, self.bins - 1)
         self._add(torch.bincount(index, minlength=self.bins))
+
+    def merge(self, other: Self) -> None:
+        if other._counts is not None:
+            self._add(other._counts)
+
+    def _add(self, counts: Tensor) -> None:
+        self._counts = counts if self._counts is None else self._counts + counts
 
     def finalize(self) -> Tensor:
         counts = _required(self._counts).to(torch.float64)
@@ -291,9 +286,24 @@ class ClassMoments(Statistic[Moments]):
         return Moments(count, mean, scatter / count[:, None])
 
 
+@dataclass(frozen=True, eq=False)
+class Confusion:
+    """How many images ``[K]`` of each true class ``[K]`` were predicted as which class ``[K]``.
+
+    Only pairs that occur are listed, so that 20,000 classes need no matrix of 400 million cells.
+    """
+
+    label: Tensor
+    predicted: Tensor
+    count: Tensor
+
+
 @dataclass
-class ConfusionMatrix(_Counts):
-    """How many images of each true class (row) were predicted as each class, ``[C, C]`` int64."""
+class ConfusionCounts(Statistic[Confusion]):
+    """How often each pair of true and predicted class occurs."""
+
+    _pairs: Tensor | None = accumulator()
+    _counts: Tensor | None = accumulator()
 
     @property
     def needs_labels(self) -> bool:
@@ -301,12 +311,23 @@ class ConfusionMatrix(_Counts):
 
     def update(self, batch: Activations) -> None:
         assert batch.labels is not None, "fitting checks that labels are there"
-        classes = batch.num_classes
-        pairs = batch.labels * classes + batch.predictions
-        self._add(torch.bincount(pairs, minlength=classes * classes).view(classes, classes))
+        pairs = torch.stack([batch.labels, batch.predictions])
+        self._add(pairs, torch.ones_like(batch.labels))
 
-    def finalize(self) -> Tensor:
-        return _required(self._counts)
+    def merge(self, other: Self) -> None:
+        if other._pairs is not None and other._counts is not None:
+            self._add(other._pairs, other._counts)
+
+    def _add(self, pairs: Tensor, counts: Tensor) -> None:
+        if self._pairs is not None and self._counts is not None:
+            pairs = torch.cat([self._pairs, pairs], dim=1)
+            counts = torch.cat([self._counts, counts])
+        self._pairs, index = torch.unique(pairs, dim=1, return_inverse=True)
+        self._counts = counts.new_zeros(self._pairs.shape[1]).index_add_(0, index, counts)
+
+    def finalize(self) -> Confusion:
+        label, predicted = _required(self._pairs)
+        return Confusion(label, predicted, _required(self._counts))
 
 
 @dataclass

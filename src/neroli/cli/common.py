@@ -106,7 +106,7 @@ def _pixels(option: str, text: str) -> int | tuple[int, int]:
     from neroli.errors import InvalidInput
 
     parts = text.lower().split("x")
-    if not all(part.isdigit() for part in parts) or len(parts) > 2:
+    if len(parts) > 2 or not all(p.isascii() and p.isdigit() and len(p) < 6 for p in parts):
         raise InvalidInput(f"{option} takes pixels, 256 or HEIGHTxWIDTH, got {text!r}.")
     sizes = [int(part) for part in parts]
     return sizes[0] if len(sizes) == 1 else (sizes[0], sizes[1])

@@ -152,10 +152,7 @@ class ImageFolder(ImageFiles):
         root = Path(root)
         if not root.is_dir():
             raise InvalidInput(f"{str(root)!r} is not a folder.")
-        files = sorted(
-            (path.relative_to(root) for path in root.rglob("*") if is_image_file(path)),
-            key=Path.as_posix,
-        )
+        files = sorted((path.relative_to(root) for path in _image_files(root)), key=Path.as_posix)
         if not files:
             raise NotEnoughImages(
                 f"There is no image file in {str(root)!r} or below it "
@@ -184,9 +181,28 @@ class ImageFolder(ImageFiles):
         )
 
 
-def is_image_file(path: Path) -> bool:
-    """Whether a file's name ends as image files' names do, and it is not hidden."""
-    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
+def _image_files(root: Path) -> Iterator[Path]:
+    """Files below a folder whose names end as image files' do; linked folders once, none hidden.
+
+    Raises:
+        InvalidInput: if a folder below it cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise InvalidInput(f"The folder {error.filename!r} cannot be read: {error.strerror}.")
+
+    seen = set()
+    for folder, subfolders, names in os.walk(root, onerror=refuse, followlinks=True):
+        status = Path(folder).stat()
+        if (status.st_dev, status.st_ino) in seen:  # a link back up
+            subfolders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        for name in names:
+            path = Path(folder, name)
+            if path.suffix.lower() in EXTENSIONS and not name.startswith("."):
+                yield path
 
 
 def _stamp(path: Path) -> str:

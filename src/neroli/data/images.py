@@ -100,6 +100,23 @@ def to_picture(image: Image.Image, *, unsigned_16_bit: bool = False) -> Image.Im
     )
 
 
+def loaded_picture(image: Image.Image) -> Image.Image:
+    """A Pillow image, perhaps of a file not read yet, in mode L or RGB.
+
+    Raises:
+        UnreadableImage: as ``decode``.
+    """
+    try:
+        image.load()
+        if 0 in image.size:
+            raise UnreadableImage(f"is {image.width}x{image.height} pixels")
+        return to_picture(image)
+    except UnreadableImage:
+        raise
+    except Exception as error:
+        raise UnreadableImage(f"is damaged or closed: {error}") from None
+
+
 def array_pictures(array: np.ndarray[Any, Any]) -> list[Image.Image]:
     """The pictures of a uint8 array: ``[N, H, W, 1 or 3]``, ``[N, H, W]``, or one image of these.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from neroli.errors import InvalidInput, UnreadableImage
+from neroli.validation import check_types
+
+MAX_SIDE = 16_384
+"""Largest side an image can be resized or cropped to, in pixels."""
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
@@ -39,16 +44,14 @@ class Preprocessing:
     interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
-        for name in ("mean", "std"):
-            object.__setattr__(self, name, tuple(float(v) for v in getattr(self, name)))
+        check_types(self)
         for name in ("resize", "crop"):
             value = getattr(self, name)
-            if value is not None and (
-                min(value if isinstance(value, tuple | list) else (value,), default=0) < 1
-            ):
-                raise InvalidInput(f"{name} must be positive pixels, got {value}.")
-            if isinstance(value, list):
-                object.__setattr__(self, name, tuple(value))
+            sizes = value if isinstance(value, tuple) else (value,)
+            if value is not None and not all(1 <= size <= MAX_SIDE for size in sizes):
+                raise InvalidInput(f"{name} must be 1 to {MAX_SIDE} pixels, got {value}.")
+        if not all(math.isfinite(value) for value in (*self.mean, *self.std)):
+            raise InvalidInput(f"mean and std must be finite, got {self.mean} and {self.std}.")
         if len(self.mean) not in (1, 3) or len(self.std) != len(self.mean):
             raise InvalidInput(
                 "mean and std must both have one value (grey) or three (colour), "
@@ -56,8 +59,6 @@ class Preprocessing:
             )
         if min(self.std) <= 0:
             raise InvalidInput(f"std must be positive, got {self.std}.")
-        if self.interpolation not in ("nearest", "bilinear", "bicubic", "lanczos"):
-            raise InvalidInput(f"Unknown interpolation {self.interpolation!r}.")
 
     def __str__(self) -> str:
         steps = [

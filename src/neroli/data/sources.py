@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from neroli.data.images import array_pictures, read_image, to_picture
+from neroli.data.images import array_pictures, loaded_picture, read_image
 from neroli.data.preprocessing import Preprocessing
 from neroli.errors import InvalidInput, NotEnoughImages, UnreadableImage
 from neroli.files import DIGEST_BYTES, tensor_digest
@@ -157,7 +157,7 @@ def as_images(images: Any, preprocessing: Preprocessing | None) -> Tensor:
         images = images.cpu().numpy()
     try:
         if isinstance(images, Image.Image):
-            return preprocessing(to_picture(images))[None]
+            return preprocessing(loaded_picture(images))[None]
         if isinstance(images, np.ndarray):
             pixels = [preprocessing.pixels(picture) for picture in array_pictures(images)]
             return preprocessing.normalised(_same_size(pixels))
@@ -189,9 +189,13 @@ def _parts(item: Any) -> tuple[Any, Tensor | None, tuple[str, ...] | None]:
     """Images, labels and ids of what a loader yields."""
     if not isinstance(item, tuple | list):
         return item, None, None
+    if all(isinstance(image, Image.Image | str | Path) for image in item):
+        return item, None, None  # a list of images rather than images, labels and ids
     if len(item) not in (1, 2, 3):
         raise InvalidInput(f"A loader must yield x, (x, y) or (x, y, id), got {len(item)} values.")
     images, labels, ids = (*item, None, None)[:3]
+    if labels is not None and not isinstance(labels, Tensor | np.ndarray | Sequence):
+        raise InvalidInput(f"Labels must be a tensor [N], got {labels!r}.")
     if isinstance(ids, Tensor | np.ndarray):
         ids = ids.tolist()
     return (

@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Self, get_type_hints
+from typing import Any, ClassVar, Self
 
-import pydantic
 import torch
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from neroli.activations import Activations, ActivationSource
 from neroli.errors import ArtefactError, InvalidInput, NotFitted
 from neroli.fitting import Learning, fit
 from neroli.head import LinearHead
+from neroli.validation import check_types
 
 
 def learned() -> Any:
@@ -42,15 +42,7 @@ class Detector(ABC):
         Raises:
             InvalidInput: naming the one that has the wrong type.
         """
-        types = get_type_hints(type(self))
-        for name, value in self.hyperparameters().items():
-            try:
-                setattr(self, name, pydantic.TypeAdapter(types[name]).validate_python(value))
-            except pydantic.ValidationError as error:
-                reason = error.errors()[0]["msg"]
-                raise InvalidInput(
-                    f"{name}={value!r} does not suit {type(self).__name__}: {reason}."
-                ) from None
+        check_types(self)
 
     def learn(self, head: LinearHead) -> Learning:
         """Ask for statistics of the training activations and keep what is learned from them."""
