@@ -14,11 +14,10 @@ from sklearn.metrics import confusion_matrix
 from conftest import random_activations
 from neroli import Activations, LinearHead
 from neroli.errors import InvalidInput, NotEnoughImages
+from neroli.moments import ClassMoments, Covariance
 from neroli.relevance import HeadRelevance
 from neroli.statistics import (
-    ClassMoments,
     ConfusionCounts,
-    Covariance,
     Extrema,
     Mean,
     Quantiles,

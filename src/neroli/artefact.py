@@ -16,15 +16,16 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from neroli import __version__
-from neroli.calibration import Promise
+from neroli.calibration import Calibration, Promise
 from neroli.classifier import Classifier
 from neroli.data.preprocessing import Preprocessing
 from neroli.data.sources import Content
-from neroli.detectors.base import Detector
+from neroli.detectors import Detector, create
 from neroli.errors import ArtefactError
 from neroli.files import atomic_path, digest, is_free, locked
 
 SCHEMA_VERSION = 1
+_DETECTOR = "detector."
 
 
 class _Part(pydantic.BaseModel):
@@ -196,6 +197,48 @@ def read_state(folder: Path | str, manifest: Manifest) -> dict[str, Tensor]:
         return load(content)
     except (OSError, SafetensorError) as error:
         raise ArtefactError(f"Cannot read the guard's tensors {str(path)!r}: {error}.") from None
+
+
+def packed(
+    detector: Detector, calibration: Calibration | None, training_digests: Tensor
+) -> dict[str, Tensor]:
+    """The tensors of a guard, by name."""
+    state = {f"{_DETECTOR}{name}": value for name, value in detector.state().items()}
+    state["training_digests"] = training_digests
+    if calibration is not None:
+        state["calibration.scores"] = calibration.scores
+        state["calibration.predictions"] = calibration.predictions
+    return state
+
+
+def unpacked(
+    manifest: Manifest, state: Mapping[str, Tensor]
+) -> tuple[Detector, Calibration | None, Tensor]:
+    """The detector, calibration and training digests of a saved guard.
+
+    Raises:
+        ArtefactError: if manifest and tensors do not fit together.
+        InvalidInput: if the detector is unknown or its hyper-parameters are out of range.
+    """
+    detector = create(manifest.detector.name, **manifest.detector.hyperparameters)
+    calibration = None
+    try:
+        detector.load_state(
+            {k.removeprefix(_DETECTOR): v for k, v in state.items() if k.startswith(_DETECTOR)}
+        )
+        if manifest.calibration is not None:
+            calibration = Calibration(
+                state["calibration.scores"],
+                state["calibration.predictions"],
+                manifest.classifier.num_classes,
+                manifest.calibration.promise,
+            )
+        return detector, calibration, state["training_digests"]
+    except (KeyError, RuntimeError, IndexError, ValueError) as error:
+        raise ArtefactError(
+            f"The guard's manifest does not fit its tensors ({error}): restore it or fit the guard "
+            "again."
+        ) from None
 
 
 class _Version(pydantic.BaseModel):

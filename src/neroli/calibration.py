@@ -142,12 +142,14 @@ class Calibration:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def absent_classes(self, training: Sequence[int]) -> list[int]:
+    def absent_classes(self, training: Sequence[int] | None) -> list[int]:
         """Classes no calibration image was predicted as, though ten or more were to be expected.
 
         Args:
-            training: how many training images were predicted as each class.
+            training: how many training images were predicted as each class; None if unknown.
         """
+        if training is None:
+            return []
         expected = torch.tensor(training, dtype=torch.float64)
         expected *= len(self) / expected.sum()
         counts = torch.bincount(self.predictions, minlength=self.num_classes)

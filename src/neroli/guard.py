@@ -25,7 +25,7 @@ from neroli.artefact import (
 from neroli.calibration import Calibration, Guarantee, Promise
 from neroli.classifier import Classifier
 from neroli.data.sources import Failure
-from neroli.detectors import Detector, create, is_registered
+from neroli.detectors import Detector, is_registered
 from neroli.errors import (
     ArtefactError,
     InvalidInput,
@@ -191,7 +191,7 @@ class Guard:
         )
         self._unreadable["calibration"] = unreadable
         self._warn_of_unreadable("calibration")
-        if absent := self._absent_classes():
+        if absent := self.calibration.absent_classes(self.training.predicted):
             self._warn(
                 f"No calibration image is predicted as {self._class_list(absent)}: calibrate on "
                 "images of all kinds the classifier knows, or the promise does not hold for them."
@@ -284,11 +284,7 @@ class Guard:
                 f"{type(self.detector).__name__} is not registered, so a saved guard could not be "
                 "loaded: decorate the class with neroli.detectors.register."
             )
-        state = {f"detector.{name}": value for name, value in self.detector.state().items()}
-        state["training_digests"] = self._training_digests
-        if self.calibration is not None:
-            state["calibration.scores"] = self.calibration.scores
-            state["calibration.predictions"] = self.calibration.predictions
+        state = artefact.packed(self.detector, self.calibration, self._training_digests)
         artefact.write(folder, self.manifest(), state)
 
     @classmethod
@@ -309,37 +305,21 @@ class Guard:
                 f"{part.weights_hash[:12]}, this model's is {weights_hash[:12]}): load it with "
                 "that model, or fit a new guard."
             )
-        state = artefact.read_state(folder, manifest)
-        guard = cls(classifier, create(manifest.detector.name, **manifest.detector.hyperparameters))
-        try:
-            guard._take_over(manifest, state)
-        except (KeyError, RuntimeError, IndexError, ValueError) as error:
-            raise ArtefactError(
-                f"The manifest of the guard {str(folder)!r} does not fit its tensors ({error}): "
-                "restore it or fit the guard again."
-            ) from None
-        return guard
-
-    def _take_over(self, manifest: Manifest, state: dict[str, Tensor]) -> None:
-        """Everything learned, from a saved guard of this classifier and detector."""
-        prefix = "detector."
-        self.detector.load_state(
-            {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-        )
-        head = self.classifier.head
-        part = manifest.classifier
+        head = classifier.head
         if (head.num_features, head.num_classes) != (part.num_features, part.num_classes):
-            raise ValueError(f"{part.num_features} features and {part.num_classes} classes")
-        self.model_source = manifest.model_source
-        self.training, self.held_out = manifest.training, manifest.calibration
-        self._training_digests = state["training_digests"]
-        if manifest.calibration is not None:
-            self.calibration = Calibration(
-                state["calibration.scores"],
-                state["calibration.predictions"],
-                part.num_classes,
-                manifest.calibration.promise,
+            raise ArtefactError(
+                f"The guard {str(folder)!r} is of {part.num_features} features and "
+                f"{part.num_classes} classes, this model's head has {head.num_features} and "
+                f"{head.num_classes}."
             )
+        detector, calibration, digests = artefact.unpacked(
+            manifest, artefact.read_state(folder, manifest)
+        )
+        guard = cls(classifier, detector)
+        guard.calibration, guard.held_out = calibration, manifest.calibration
+        guard.training, guard._training_digests = manifest.training, digests
+        guard.model_source = manifest.model_source
+        return guard
 
     def manifest(self) -> Manifest:
         """What a saved guard says of itself, as ``manifest.json`` holds it.
@@ -364,12 +344,6 @@ class Guard:
             raise InvalidInput(
                 "The model's weights have changed since the guard was fitted: refit."
             )
-
-    def _absent_classes(self) -> list[int]:
-        """Classes common in training and not predicted for any calibration image."""
-        if self.calibration is None or self.training is None or self.training.predicted is None:
-            return []
-        return self.calibration.absent_classes(self.training.predicted)
 
     def _warn_of_unreadable(self, kind: str) -> None:
         if failures := self._unreadable[kind]:

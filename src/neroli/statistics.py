@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 import torch
@@ -19,9 +19,6 @@ from torch import Tensor
 
 from neroli.activations import Activations, Quantity
 from neroli.errors import InvalidInput, NotEnoughImages
-
-Labelling = Literal["true", "predicted"]
-"""Which class an image counts for: its label, or what the classifier predicted."""
 
 Result = TypeVar("Result")
 
@@ -76,7 +73,7 @@ class Mean(Statistic[Tensor]):
         self._sum = total if self._sum is None else self._sum + total
 
     def finalize(self) -> Tensor:
-        return _required(self._sum) / self._count
+        return required(self._sum) / self._count
 
 
 @dataclass(frozen=True)
@@ -107,7 +104,7 @@ class Extrema(Statistic[Range]):
         self._range = Range(min(old.low, new.low), max(old.high, new.high))
 
     def finalize(self) -> Range:
-        return _required(self._range)
+        return required(self._range)
 
 
 @dataclass
@@ -145,7 +142,7 @@ class Quantiles(Statistic[Tensor]):
         self._counts = counts if self._counts is None else self._counts + counts
 
     def finalize(self) -> Tensor:
-        counts = _required(self._counts).to(torch.float64)
+        counts = required(self._counts).to(torch.float64)
         cumulative = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         edges = torch.linspace(
             self.range.low,
@@ -159,131 +156,6 @@ class Quantiles(Statistic[Tensor]):
         upper = torch.searchsorted(cumulative, wanted).clamp(1, self.bins)
         inside = (wanted - cumulative[upper - 1]) / counts[upper - 1].clamp(min=1)
         return edges[upper - 1] + inside * (edges[upper] - edges[upper - 1])
-
-
-@dataclass(frozen=True, eq=False)
-class Gaussian:
-    """Number of images, mean ``[K]`` and covariance ``[K, K]`` (divided by the number)."""
-
-    count: int
-    mean: Tensor
-    covariance: Tensor
-
-
-@dataclass
-class Covariance(Statistic[Gaussian]):
-    """Mean and covariance over all images, by Chan's update (Chan et al. 1979)."""
-
-    of: Quantity
-    _count: int = field(default=0, init=False, repr=False, compare=False)
-    _mean: Tensor | None = accumulator()
-    _scatter: Tensor | None = accumulator()
-
-    def update(self, batch: Activations) -> None:
-        values = batch.quantity(self.of)
-        mean = values.mean(dim=0)
-        centred = values - mean
-        self._add(len(batch), mean, centred.T @ centred)
-
-    def merge(self, other: Self) -> None:
-        if other._mean is not None and other._scatter is not None:
-            self._add(other._count, other._mean, other._scatter)
-
-    def _add(self, count: int, mean: Tensor, scatter: Tensor) -> None:
-        if self._mean is None or self._scatter is None:
-            self._count, self._mean, self._scatter = count, mean, scatter
-            return
-        total = self._count + count
-        delta = mean - self._mean
-        weight = self._count * count / total
-        self._scatter = self._scatter + scatter + weight * torch.outer(delta, delta)
-        self._mean = self._mean + delta * (count / total)
-        self._count = total
-
-    def finalize(self) -> Gaussian:
-        mean, scatter = _required(self._mean), _required(self._scatter)
-        return Gaussian(self._count, mean, scatter / self._count)
-
-
-@dataclass(frozen=True, eq=False)
-class Moments:
-    """By class: number ``[C]``, mean ``[C, K]`` and variance ``[C, K]`` (divided by the number)."""
-
-    count: Tensor
-    mean: Tensor
-    variance: Tensor
-
-
-@dataclass
-class ClassMoments(Statistic[Moments]):
-    """Mean and variance of every class.
-
-    Args:
-        of: the quantity.
-        labels: count an image for its true or for its predicted class.
-
-    ``finalize`` raises NotEnoughImages, naming the first, if a class has no image.
-    """
-
-    of: Quantity
-    labels: Labelling = "true"
-    _count: Tensor | None = accumulator()
-    _mean: Tensor | None = accumulator()
-    _scatter: Tensor | None = accumulator()
-
-    @property
-    def needs_labels(self) -> bool:
-        return self.labels == "true"
-
-    def update(self, batch: Activations) -> None:
-        values = batch.quantity(self.of)
-        labels = batch.predictions if self.labels == "predicted" else batch.labels
-        assert labels is not None, "fitting checks that labels are there"
-        present, index = torch.unique(labels, return_inverse=True)
-        count = torch.bincount(index, minlength=len(present)).to(torch.float64)
-        mean = values.new_zeros(len(present), values.shape[1]).index_add_(0, index, values)
-        mean /= count[:, None]
-        scatter = torch.zeros_like(mean).index_add_(0, index, (values - mean[index]).square())
-        self._allocate(batch.num_classes, mean)
-        self._add(present, count, mean, scatter)
-
-    def merge(self, other: Self) -> None:
-        if other._count is not None and other._mean is not None and other._scatter is not None:
-            self._allocate(len(other._count), other._mean)
-            present = other._count.nonzero()[:, 0]
-            self._add(present, other._count[present], other._mean[present], other._scatter[present])
-
-    def _allocate(self, num_classes: int, like: Tensor) -> None:
-        if self._count is None:
-            self._count = like.new_zeros(num_classes)
-            self._mean = like.new_zeros(num_classes, like.shape[1])
-            self._scatter = torch.zeros_like(self._mean)
-
-    def _add(self, present: Tensor, count: Tensor, mean: Tensor, scatter: Tensor) -> None:
-        assert self._count is not None and self._mean is not None and self._scatter is not None
-        old = self._count[present]
-        total = old + count
-        delta = mean - self._mean[present]
-        self._scatter[present] += scatter + (old * count / total)[:, None] * delta.square()
-        self._mean[present] += (count / total)[:, None] * delta
-        self._count[present] = total
-
-    def finalize(self) -> Moments:
-        count, mean, scatter = _required(self._count), self._mean, self._scatter
-        assert mean is not None and scatter is not None
-        empty = (count == 0).nonzero()[:, 0].tolist()
-        if empty:
-            what, remedy = (
-                (
-                    "was never predicted for a training image",
-                    "add images the classifier assigns to it",
-                )
-                if self.labels == "predicted"
-                else ("has no training image", "add some, or learn with labels='predicted'")
-            )
-            more = f" (nor {len(empty) - 1} other classes)" if len(empty) > 1 else ""
-            raise NotEnoughImages(f"Class {empty[0]}{more} {what}: {remedy}.")
-        return Moments(count, mean, scatter / count[:, None])
 
 
 @dataclass(frozen=True, eq=False)
@@ -326,8 +198,8 @@ class ConfusionCounts(Statistic[Confusion]):
         self._counts = counts.new_zeros(self._pairs.shape[1]).index_add_(0, index, counts)
 
     def finalize(self) -> Confusion:
-        label, predicted = _required(self._pairs)
-        return Confusion(label, predicted, _required(self._counts))
+        label, predicted = required(self._pairs)
+        return Confusion(label, predicted, required(self._counts))
 
 
 @dataclass
@@ -370,13 +242,18 @@ class Reservoir(Statistic[Tensor]):
         self._keys, self._rows = keys[kept], rows[torch.from_numpy(kept).to(rows.device)]
 
     def finalize(self) -> Tensor:
-        return _required(self._rows)
+        return required(self._rows)
 
 
 T = TypeVar("T")
 
 
-def _required(value: T | None) -> T:
+def required(value: T | None) -> T:
+    """What was gathered.
+
+    Raises:
+        NotEnoughImages: if nothing was.
+    """
     if value is None:
         raise NotEnoughImages("There are no training images: give at least one readable image.")
     return value

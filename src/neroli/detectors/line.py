@@ -14,7 +14,8 @@ from neroli.detectors.base import Detector, learned
 from neroli.errors import InvalidInput
 from neroli.fitting import Learning
 from neroli.head import LinearHead
-from neroli.statistics import ClassMoments, Extrema, Labelling, Quantiles
+from neroli.moments import ClassMoments, Labelling
+from neroli.statistics import Extrema, Quantiles
 
 _CLIP_QUANTILE = 0.95
 

@@ -13,8 +13,9 @@ from neroli.detectors.base import Detector, learned
 from neroli.errors import InvalidInput, NotEnoughImages
 from neroli.fitting import Learning
 from neroli.head import LinearHead
+from neroli.moments import ClassMoments, Covariance, Labelling
 from neroli.relevance import HeadRelevance
-from neroli.statistics import ClassMoments, Covariance, Labelling, Mean
+from neroli.statistics import Mean
 
 
 @dataclass(eq=False)

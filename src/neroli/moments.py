@@ -1,0 +1,141 @@
+"""Means, variances and covariances as mergeable statistics, over all images or for each class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, Self
+
+import torch
+from torch import Tensor
+
+from neroli.activations import Activations, Quantity
+from neroli.errors import NotEnoughImages
+from neroli.statistics import Statistic, accumulator, required
+
+Labelling = Literal["true", "predicted"]
+"""Which class an image counts for: its label, or what the classifier predicted."""
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussian:
+    """Number of images, mean ``[K]`` and covariance ``[K, K]`` (divided by the number)."""
+
+    count: int
+    mean: Tensor
+    covariance: Tensor
+
+
+@dataclass
+class Covariance(Statistic[Gaussian]):
+    """Mean and covariance over all images, by Chan's update (Chan et al. 1979)."""
+
+    of: Quantity
+    _count: int = field(default=0, init=False, repr=False, compare=False)
+    _mean: Tensor | None = accumulator()
+    _scatter: Tensor | None = accumulator()
+
+    def update(self, batch: Activations) -> None:
+        values = batch.quantity(self.of)
+        mean = values.mean(dim=0)
+        centred = values - mean
+        self._add(len(batch), mean, centred.T @ centred)
+
+    def merge(self, other: Self) -> None:
+        if other._mean is not None and other._scatter is not None:
+            self._add(other._count, other._mean, other._scatter)
+
+    def _add(self, count: int, mean: Tensor, scatter: Tensor) -> None:
+        if self._mean is None or self._scatter is None:
+            self._count, self._mean, self._scatter = count, mean, scatter
+            return
+        total = self._count + count
+        delta = mean - self._mean
+        weight = self._count * count / total
+        self._scatter = self._scatter + scatter + weight * torch.outer(delta, delta)
+        self._mean = self._mean + delta * (count / total)
+        self._count = total
+
+    def finalize(self) -> Gaussian:
+        mean, scatter = required(self._mean), required(self._scatter)
+        return Gaussian(self._count, mean, scatter / self._count)
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """By class: number ``[C]``, mean ``[C, K]`` and variance ``[C, K]`` (divided by the number)."""
+
+    count: Tensor
+    mean: Tensor
+    variance: Tensor
+
+
+@dataclass
+class ClassMoments(Statistic[Moments]):
+    """Mean and variance of every class.
+
+    Args:
+        of: the quantity.
+        labels: count an image for its true or for its predicted class.
+
+    ``finalize`` raises NotEnoughImages, naming the first, if a class has no image.
+    """
+
+    of: Quantity
+    labels: Labelling = "true"
+    _count: Tensor | None = accumulator()
+    _mean: Tensor | None = accumulator()
+    _scatter: Tensor | None = accumulator()
+
+    @property
+    def needs_labels(self) -> bool:
+        return self.labels == "true"
+
+    def update(self, batch: Activations) -> None:
+        values = batch.quantity(self.of)
+        labels = batch.predictions if self.labels == "predicted" else batch.labels
+        assert labels is not None, "fitting checks that labels are there"
+        present, index = torch.unique(labels, return_inverse=True)
+        count = torch.bincount(index, minlength=len(present)).to(torch.float64)
+        mean = values.new_zeros(len(present), values.shape[1]).index_add_(0, index, values)
+        mean /= count[:, None]
+        scatter = torch.zeros_like(mean).index_add_(0, index, (values - mean[index]).square())
+        self._allocate(batch.num_classes, mean)
+        self._add(present, count, mean, scatter)
+
+    def merge(self, other: Self) -> None:
+        if other._count is not None and other._mean is not None and other._scatter is not None:
+            self._allocate(len(other._count), other._mean)
+            present = other._count.nonzero()[:, 0]
+            self._add(present, other._count[present], other._mean[present], other._scatter[present])
+
+    def _allocate(self, num_classes: int, like: Tensor) -> None:
+        if self._count is None:
+            self._count = like.new_zeros(num_classes)
+            self._mean = like.new_zeros(num_classes, like.shape[1])
+            self._scatter = torch.zeros_like(self._mean)
+
+    def _add(self, present: Tensor, count: Tensor, mean: Tensor, scatter: Tensor) -> None:
+        assert self._count is not None and self._mean is not None and self._scatter is not None
+        old = self._count[present]
+        total = old + count
+        delta = mean - self._mean[present]
+        self._scatter[present] += scatter + (old * count / total)[:, None] * delta.square()
+        self._mean[present] += (count / total)[:, None] * delta
+        self._count[present] = total
+
+    def finalize(self) -> Moments:
+        count, mean, scatter = required(self._count), self._mean, self._scatter
+        assert mean is not None and scatter is not None
+        empty = (count == 0).nonzero()[:, 0].tolist()
+        if empty:
+            what, remedy = (
+                (
+                    "was never predicted for a training image",
+                    "add images the classifier assigns to it",
+                )
+                if self.labels == "predicted"
+                else ("has no training image", "add some, or learn with labels='predicted'")
+            )
+            more = f" (nor {len(empty) - 1} other classes)" if len(empty) > 1 else ""
+            raise NotEnoughImages(f"Class {empty[0]}{more} {what}: {remedy}.")
+        return Moments(count, mean, scatter / count[:, None])
