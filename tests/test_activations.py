@@ -33,6 +33,13 @@ def test_batches_and_concatenate_are_inverse(training: Activations) -> None:
     assert again.ids == training.ids
 
 
+def test_half_precision_becomes_float32_and_precisions_must_agree() -> None:
+    half = Activations(torch.ones(2, 3).half(), torch.ones(2, 2).bfloat16())
+    assert half.features.dtype == half.logits.dtype == torch.float32
+    with pytest.raises(InvalidInput, match="float32 and logits torch.float64"):
+        Activations(torch.ones(2, 3), torch.ones(2, 2).double())
+
+
 @pytest.mark.parametrize(
     ("features", "labels", "message"),
     [

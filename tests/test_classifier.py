@@ -1,6 +1,8 @@
 """The classifier runs once, without being changed."""
 
 import copy
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -117,3 +119,43 @@ def test_weights_hash_knows_any_changed_weight() -> None:
 def test_class_names_must_be_as_many_as_classes() -> None:
     with pytest.raises(InvalidInput, match="2 class names for 4 classes"):
         Classifier(tiny_network(), class_names=["a", "b"])(IMAGES)
+
+
+def test_threads_that_share_a_model_do_not_mix_images_or_modes() -> None:
+    model = tiny_network().train()
+    classifier = Classifier(model)
+    images = torch.randn(200, 1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    expected = classifier(images[:, 0]).logits
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda image: classifier(image).logits, images))
+    finally:
+        sys.setswitchinterval(interval)
+    torch.testing.assert_close(torch.cat(found), expected)
+    assert all(module.training for module in model.modules())
+
+
+def test_a_model_that_works_in_place_does_not_change_the_images() -> None:
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = tiny_network()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.network(x.div_(2))
+
+    images = IMAGES.clone()
+    activations = Classifier(InPlace())(images)
+    assert torch.equal(images, IMAGES)
+    torch.testing.assert_close(activations.logits, tiny_network().eval()(IMAGES / 2))
+
+
+def test_whatever_the_model_raises_is_one_sentence() -> None:
+    class Fails(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise KeyError("mask")
+
+    with pytest.raises(InvalidInput, match="cannot take images.*mask"):
+        Classifier(Fails())(IMAGES)

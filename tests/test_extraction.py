@@ -1,5 +1,7 @@
 """Extraction and the store: nothing lost, nothing twice, resumed where it stopped."""
 
+import contextlib
+import gc
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -143,6 +145,69 @@ def test_a_damaged_shard_is_found_and_extracted_again(
     resumed = extract(classifier, again, path, batch_size=7)
     assert again.starts[-1] == 14  # behind the one whole shard before it
     torch.testing.assert_close(resumed.load().features, whole.features)
+
+
+def test_a_store_without_one_of_its_shards_is_refused(
+    classifier: Classifier, folder: ImageFolder, tmp_path: Path, small_shards: None
+) -> None:
+    path = tmp_path / "store"
+    extract(classifier, folder, path, batch_size=7)
+    (path / "shard-00002.safetensors").unlink()
+    with pytest.raises(ArtefactError, match="has 3 of its 4 shards"):
+        ActivationStore(path)
+    assert len(extract(classifier, folder, path, batch_size=7)) == 44
+
+
+def test_a_replacement_killed_at_any_moment_never_mixes_data_sets(
+    head: LinearHead, tmp_path: Path, small_shards: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlink = Path.unlink
+    for deaths in range(1, 9):
+        path = tmp_path / str(deaths)
+        with StoreWriter(path, head, "old") as writer:
+            for _ in range(3):
+                writer.append(random_activations(head, 10))
+        left = deaths
+
+        def dying(self: Path, missing_ok: bool = False) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise Interrupted
+            unlink(self, missing_ok=missing_ok)
+
+        with monkeypatch.context() as patch, contextlib.suppress(Interrupted):
+            patch.setattr(Path, "unlink", dying)
+            StoreWriter(path, head, "new")
+        gc.collect()  # a dead process holds no lock
+        with StoreWriter(path, head, "new") as writer:
+            assert writer.position == 0
+            writer.append(random_activations(head, 10))
+        assert len(ActivationStore(path)) == 10
+
+
+def test_two_writers_and_foreign_folders_are_refused(head: LinearHead, tmp_path: Path) -> None:
+    with (
+        StoreWriter(tmp_path / "store", head, "key"),
+        pytest.raises(ArtefactError, match="Another process is writing"),
+    ):
+        StoreWriter(tmp_path / "store", head, "key")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "shard-1.safetensors").write_text("mine")
+    with pytest.raises(ArtefactError, match="holds other files and no store"):
+        StoreWriter(tmp_path / "mine", head, "key")
+    assert (tmp_path / "mine" / "shard-1.safetensors").read_text() == "mine"
+
+
+def test_a_full_disk_is_one_sentence(
+    head: LinearHead, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store_module, "save_file", full)
+    with pytest.raises(ArtefactError, match="Cannot write.*No space left"):
+        StoreWriter(tmp_path, head, "key")
 
 
 def test_stores_of_a_newer_schema_or_none_are_refused(tmp_path: Path, head: LinearHead) -> None:

@@ -17,6 +17,7 @@ from neroli.errors import (
     CalibrationOverlap,
     InvalidInput,
     LabelsRequired,
+    NeroliError,
     NeroliWarning,
     NotCalibrated,
     NotEnoughImages,
@@ -134,6 +135,24 @@ def test_training_images_among_the_calibration_images_are_dropped(classifier: Cl
     assert len(guard.calibration) == 199
     with pytest.raises(CalibrationOverlap, match="4 of 203"):
         guard.calibrate([torch.cat([held_out, images[:4]])])
+
+
+def test_copies_of_one_image_count_once(classifier: Classifier) -> None:
+    guard = Guard(classifier, MSP()).fit(loader(150, 1))
+    held_out = colour_tensors(60, 2)[0]
+    guard.calibrate([torch.cat([held_out, held_out[:1].expand(40, -1, -1, -1)])])
+    assert guard.held_out is not None
+    assert (guard.held_out.images, guard.held_out.duplicates_dropped) == (60, 40)
+    with pytest.raises(NotEnoughImages, match="got 1"):
+        guard.calibrate([held_out[:1].repeat(100, 1, 1, 1)])
+
+
+def test_changed_weights_are_noticed(guard: Guard, tmp_path: Path) -> None:
+    guard.classifier.model[6].weight.data.add_(0.1)
+    with pytest.raises(InvalidInput, match="weights have changed"):
+        guard.save(tmp_path / "guard")
+    with pytest.raises(InvalidInput, match="weights have changed"):
+        guard.calibrate(loader(90, 2))
 
 
 def test_too_few_calibration_images_are_refused_and_the_old_threshold_stays(guard: Guard) -> None:
@@ -276,6 +295,26 @@ def test_a_guard_of_a_newer_schema_is_refused(saved: Path) -> None:
 def test_a_damaged_manifest_is_refused(saved: Path, content: bytes, message: str) -> None:
     (saved / "manifest.json").write_bytes(content)
     with pytest.raises(ArtefactError, match=message):
+        Guard.load(saved, trained_colour_network())
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "message"),
+    [
+        ("classifier", {"num_classes": -3}, "num_classes"),
+        ("classifier", {"num_classes": 7}, "3 classes|has 16 and 3"),
+        ("detector", {"name": "nerooo"}, "did you mean 'nero'"),
+        ("detector", {"hyperparameters": {"eps": -1}}, "eps"),
+        ("training", {"images": -5}, "images"),
+    ],
+)
+def test_an_edited_manifest_is_refused(
+    saved: Path, part: str, change: dict[str, object], message: str
+) -> None:
+    manifest = json.loads((saved / "manifest.json").read_text())
+    manifest[part] |= change
+    (saved / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(NeroliError, match=message):
         Guard.load(saved, trained_colour_network())
 
 

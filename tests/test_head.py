@@ -76,6 +76,15 @@ class FunctionalHead(nn.Module):
         return self.backbone(x) @ self.matrix.T
 
 
+class CalledByKeyword(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone, self.fc = tiny_network()[:6], nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(input=self.backbone(x))
+
+
 IMAGES = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(3))
 POOLED_CONVOLUTION = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(16, 4, 1), nn.Flatten())
 
@@ -91,6 +100,8 @@ FOUND = {
     "another name": (Wrapped(LinearUnderAnotherName()), "tail"),
     "output with .logits": (OutputObject(), "network.6"),
     "double precision": (tiny_network().double(), "6"),
+    "called by keyword": (CalledByKeyword(), "fc"),
+    "lazily shaped": (Wrapped(nn.LazyLinear(4)), "tail"),
 }
 
 
@@ -153,3 +164,11 @@ def test_head_must_have_fitting_finite_tensors() -> None:
     with pytest.raises(InvalidInput, match="NaN"):
         LinearHead(torch.full((3, 2), torch.nan))
     assert LinearHead(torch.ones(3, 2)).bias.tolist() == [0, 0, 0]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_script_and_a_single_output_are_refused() -> None:
+    with pytest.raises(HeadNotFound, match="TorchScript"):
+        Classifier(torch.jit.trace(tiny_network().eval(), IMAGES))(IMAGES)
+    with pytest.raises(InvalidInput, match="single output"):
+        Classifier(tiny_network(num_classes=1))(IMAGES)

@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 from conftest import COLOUR_PREPROCESSING
 from neroli import Guard
+from neroli import __version__ as neroli_version
 from neroli.cli import app
 from networks import trained_colour_network
 
@@ -146,8 +147,15 @@ def test_a_wrong_class_order_is_refused(pictures: Path, tmp_path: Path) -> None:
     assert "--class-map" in result.stderr
     assert not (tmp_path / "g").exists()
     assert run(*arguments, "--allow-low-agreement").exit_code == 0
+    assert json.loads(run("inspect", tmp_path / "g", "--json").stdout)["training"]["doubt"]
+    path.write_text(json.dumps({"blue": 1, "green": 0, "red": 2}))
+    swapped = run(*arguments)
+    assert swapped.exit_code == 1
+    assert "most images labelled 'green' are predicted as 'blue'" in swapped.stderr
     path.write_text(json.dumps({"blue": 0, "green": 1, "red": 2}))
-    assert run(*arguments).exit_code == 0
+    result = run(*arguments)
+    assert result.exit_code == 0
+    assert "Replaced the guard" in result.stdout
 
 
 REFUSED = {
@@ -244,6 +252,44 @@ def test_a_scoring_run_killed_half_way_goes_on_and_has_every_row_once(
     verdicts = Guard.load(guard, trained_colour_network())(sources)
     scores = torch.tensor([row["score"] for row in rows]).view(-1, 40)
     torch.testing.assert_close(scores, verdicts.score.expand(150, 40), rtol=1e-4, atol=1e-5)
+
+
+def test_a_lost_part_of_an_interrupted_run_is_scored_again(
+    guard: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("neroli.scores.PART_ROWS", 8)
+    out = tmp_path / "s.csv"
+    arguments = ("score", guard, pictures / "new", "--out", out, "--batch-size", 8)
+    with monkeypatch.context() as patch:
+        patch.setattr("neroli.scores.ScoreTable.finish", lambda self: 1 / 0)
+        assert run(*arguments).exit_code == 1
+    partial = tmp_path / "s.csv.partial"
+    (partial / "part-000001.parquet").unlink()
+    (partial / "part-000003.parquet").write_bytes(b"damaged")
+    assert run(*arguments).exit_code == 0
+    assert len({row["id"] for row in read_rows(out)}) == len(read_rows(out)) == 40
+
+
+def test_other_peoples_files_are_left_alone(guard: Path, pictures: Path, tmp_path: Path) -> None:
+    for name in ("s.csv.partial", "g.partial"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "notes.txt").write_text("mine")
+    result = run("score", guard, pictures / "new", "--out", tmp_path / "s.csv")
+    assert (result.exit_code, "holds other files" in result.stderr) == (1, True)
+    assert run(*fit_arguments(pictures, tmp_path / "g")).exit_code == 0
+    for name in ("s.csv.partial", "g.partial"):
+        assert (tmp_path / name / "notes.txt").read_text() == "mine"
+
+
+def test_a_table_can_be_traced_to_its_guard(guard: Path, pictures: Path, tmp_path: Path) -> None:
+    run("score", guard, pictures / "new", "--out", tmp_path / "s.parquet")
+    metadata = pyarrow.parquet.read_schema(tmp_path / "s.parquet").metadata
+    facts = json.loads(run("inspect", guard, "--json").stdout)
+    assert json.loads(metadata[b"neroli_guard"])["state_hash"] == facts["state_hash"]
+
+
+def test_version() -> None:
+    assert run("--version").stdout.strip() == neroli_version
 
 
 def test_help_does_not_import_torch(tmp_path: Path) -> None:

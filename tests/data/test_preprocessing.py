@@ -50,11 +50,16 @@ def test_a_picture_smaller_than_the_crop_or_a_thread_is_unreadable() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"mean": (0.5, 0.5)}, "one value .grey. or three"),
+        ({"mean": (0.5, 0.5)}, "one value \\(grey\\) or three"),
         ({"std": (1.0, 0.0, 1.0)}, "std must be positive"),
         ({"resize": 0}, "resize"),
         ({"crop": (5, -1)}, "crop"),
         ({"interpolation": "magic"}, "magic"),
+        ({"resize": "big"}, "resize='big'"),
+        ({"resize": (1, 2, 3)}, "resize"),
+        ({"resize": 10**9}, "16384"),
+        ({"mean": 0.5}, "mean=0.5"),
+        ({"std": (1.0, float("nan"), 1.0)}, "finite"),
     ],
 )
 def test_impossible_settings_are_refused(settings: dict[str, object], message: str) -> None:

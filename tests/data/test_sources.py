@@ -1,5 +1,6 @@
 """Image sources: what they yield, and what becomes of images that cannot be read."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,27 @@ def test_folders_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
         ImageFolder(tmp_path, CLASSES)
 
 
+def test_linked_folders_are_read_once_and_hidden_ones_not(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "real", 6, seed=1, by_class=False)
+    root = tmp_path / "root"
+    write_pictures(root, 3, seed=2, by_class=False)
+    (root / "linked").symlink_to(tmp_path / "real")
+    (root / "loop").symlink_to(root)
+    write_pictures(root / ".ipynb_checkpoints", 3, seed=3, by_class=False)
+    source = ImageFolder(root)
+    assert [name for name in source.ids if "/" not in name] == ["0000.png", "0001.png", "0002.png"]
+    assert sum(name.startswith("linked/") for name in source.ids) == 6
+    assert source.size == 9
+
+
+def test_file_names_of_any_bytes_can_be_read(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 1, seed=1, by_class=False)
+    os.rename(tmp_path / "0000.png", os.fsencode(tmp_path) + b"/odd\xff.png")
+    source = ImageFolder(tmp_path)
+    assert source.fingerprint
+    assert len(next(source.batches(COLOUR_PREPROCESSING, 1)).images) == 1
+
+
 def test_loaders_may_yield_images_labels_and_ids() -> None:
     images, labels = colour_tensors(10)
     plain = list(ImageLoader([images[:4], images[4:]]).batches(None, 99))
@@ -110,6 +132,8 @@ def test_equal_images_have_equal_digests_whatever_their_batch() -> None:
 def test_loaders_that_run_dry_or_yield_too_much_are_refused() -> None:
     with pytest.raises(InvalidInput, match="runs dry"):
         ImageLoader(iter([torch.zeros(1, 3, 8, 8)]))
+    pictures = [Image.new("RGB", (8, 8)), Image.new("RGB", (8, 8))]
+    assert len(next(ImageLoader([pictures]).batches(COLOUR_PREPROCESSING, 1)).images) == 2
     with pytest.raises(InvalidInput, match="4 values"):
         list(ImageLoader([(1, 2, 3, 4)]).batches(None, 1))
 

@@ -42,6 +42,11 @@ def test_a_hyperparameter_changed_after_scoring_counts(
     assert torch.equal(energy.score(new), Energy(3.0).score(new))
 
 
+def test_a_score_that_overflows_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="Energy score of row 0 is not finite"):
+        Energy(temperature=1e-320).score(BATCH)
+
+
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan, math.inf])
 def test_temperature_must_be_positive(temperature: float) -> None:
     with pytest.raises(InvalidInput, match="temperature"):

@@ -94,6 +94,16 @@ def test_an_image_without_active_neurons_gets_a_finite_score(
     assert torch.isfinite(NERO().fit(training, head).score(silent)).all()
 
 
+@pytest.mark.parametrize("scale", [1e-36, 1e-38, 1e-40])
+def test_vanishing_features_get_a_finite_score(scale: float) -> None:
+    """With tiny logits, softmax / logit would overflow in float32."""
+    draw = torch.Generator().manual_seed(0)
+    head = LinearHead(torch.randn(5, 24, generator=draw))
+    nero = NERO().fit(random_activations(head, 200), head)
+    batch = Activations.from_features(torch.rand(50, 24, generator=draw) * scale, head)
+    assert torch.isfinite(nero.score(batch)).all()
+
+
 def test_a_head_without_bias_has_no_bias_term(head: LinearHead) -> None:
     unbiased = LinearHead(head.weight)
     training = random_activations(unbiased, 200)
