@@ -9,16 +9,17 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from conftest import random_activations, write_pictures
 from neroli import ActivationStore, Classifier, LinearHead, extract
 from neroli import store as store_module
 from neroli.data.folders import ImageFolder
-from neroli.errors import ArtefactError, NotEnoughImages
+from neroli.errors import ArtefactError, InvalidInput, NotEnoughImages
 from neroli.extraction import as_source, store_key
 from neroli.store import Origin, StoreWriter
-from networks import COLOURS, colour_tensors, trained_colour_network
+from networks import COLOURS, colour_images, colour_tensors, trained_colour_network
 
 
 @pytest.fixture
@@ -246,6 +247,25 @@ def test_batch_size_does_not_change_the_features(
     torch.testing.assert_close(one.features, other.features)
 
 
+class PictureData(Dataset):
+    """Pillow images and integer labels, one at a time."""
+
+    def __init__(self, count: int) -> None:
+        self.images, self.labels = colour_images(count)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return Image.fromarray(self.images[index]), int(self.labels[index])
+
+
+def test_batches_of_no_image_are_refused(classifier: Classifier, tmp_path: Path) -> None:
+    for size in (0, -1, 2.5):
+        with pytest.raises(InvalidInput, match="batch_size"):
+            extract(classifier, colour_tensors(4)[0], tmp_path, batch_size=size)  # type: ignore[arg-type]
+
+
 def test_anything_people_hold_images_in_is_a_source(classifier: Classifier, tmp_path: Path) -> None:
     tensors, labels = colour_tensors(9)
     expected = classifier(tensors).features
@@ -255,8 +275,9 @@ def test_anything_people_hold_images_in_is_a_source(classifier: Classifier, tmp_
         "data set": dataset,
         "loader": DataLoader(dataset, batch_size=4),
         "list of batches": [tensors[:5], tensors[5:]],
+        "data set of pictures": PictureData(9),
     }
     for name, form in forms.items():
         store = extract(classifier, form, tmp_path / name)
         torch.testing.assert_close(store.load().features, expected)
-        assert store.has_labels == (name in ("data set", "loader"))
+        assert store.has_labels == (name in ("data set", "loader", "data set of pictures"))

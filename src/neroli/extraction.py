@@ -92,7 +92,7 @@ def extract(
         HeadNotFound, InvalidInput: as ``Classifier``.
         ArtefactError: if the store cannot be written.
     """
-    source = as_source(images)
+    source = as_source(images, batch_size)
     find_head(classifier, source)
     origin = Origin(classifier.weights_hash(), classifier.head_name, source.content)
     key = store_key(origin, classifier.preprocessing, source)
@@ -152,7 +152,12 @@ def as_source(images: Any, batch_size: int = IMAGE_BATCH) -> ImageSource:
             data set or an iterable of ``x``, ``(x, y)`` or ``(x, y, id)`` batches; or a float
             tensor or uint8 array of images.
         batch_size: images at a time for tensors, arrays and data sets.
+
+    Raises:
+        InvalidInput: if they are none of these, or ``batch_size`` is below 1.
     """
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise InvalidInput(f"batch_size must be 1 or more, got {batch_size!r}.")
     if hasattr(type(images), "fingerprint"):
         return cast(ImageSource, images)
     if isinstance(images, str | Path):
@@ -163,7 +168,7 @@ def as_source(images: Any, batch_size: int = IMAGE_BATCH) -> ImageSource:
         rows = range(0, len(images), batch_size)
         return ImageLoader([images[start : start + batch_size] for start in rows])
     if isinstance(images, Dataset):
-        return ImageLoader(DataLoader(images, batch_size))
+        return ImageLoader(DataLoader(images, batch_size, collate_fn=_collated))
     if not isinstance(images, Iterable):
         raise InvalidInput(f"Cannot take a {type(images).__name__} as a source of images.")
     return ImageLoader(images)
@@ -213,6 +218,14 @@ def _finished(path: Path | str, key: str) -> ActivationStore | None:
     except ArtefactError:
         return None
     return store if store.key == key else None
+
+
+def _collated(samples: list[Any]) -> tuple[Any, ...]:
+    """Samples ``x``, ``(x, y)`` or ``(x, y, id)`` as a batch with a list of images."""
+    if isinstance(samples[0], tuple | list):
+        images, *others = zip(*samples, strict=True)
+        return (list(images), *others)
+    return (samples,)
 
 
 def _is_path(value: Any) -> bool:

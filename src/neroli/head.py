@@ -33,7 +33,7 @@ class LinearHead:
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         weight = torch.as_tensor(weight).detach()
-        if weight.ndim != 2 or not weight.is_floating_point():
+        if weight.ndim != 2 or 0 in weight.shape or not weight.is_floating_point():
             raise InvalidInput(
                 f"The head's weight must be a floating-point tensor [C, D], "
                 f"got {weight.dtype} of shape {list(weight.shape)}."

@@ -189,6 +189,6 @@ def _text(facts: dict[str, Any]) -> str:
         f"Training accuracy {facts['training_accuracy']:.2%}: compare it with what you know of the "
         "model; much lower means a wrong class order or preprocessing.\n"
         f"Calibrated on {facts['calibration_images']} images "
-        f"({facts['duplicates_dropped']} dropped as also in training): {facts['promise']}; "
-        f"threshold {facts['threshold']:.6g}."
+        f"({facts['duplicates_dropped']} dropped as copies or training images): "
+        f"{facts['promise']}; threshold {facts['threshold']:.6g}."
     )

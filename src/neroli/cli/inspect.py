@@ -49,7 +49,7 @@ def _text(manifest: Manifest) -> str:
         "calibration": "none"
         if calibration is None
         else f"{calibration.images} images, {calibration.unreadable} unreadable, "
-        f"{calibration.duplicates_dropped} dropped as also in training",
+        f"{calibration.duplicates_dropped} dropped as copies or training images",
         "threshold": "none"
         if calibration is None
         else f"{calibration.threshold:.6g}: {calibration.promise}",

@@ -46,6 +46,9 @@ class ImageFiles:
         self.ids = [path.name for path in self.paths] if ids is None else list(ids)
         self.labels = None if labels is None else list(labels)
         self.workers = workers or min(4, os.cpu_count() or 1)
+        for name, given in (("labels", self.labels), ("ids", self.ids)):
+            if given is not None and len(given) != len(self.paths):
+                raise InvalidInput(f"There are {len(given)} {name} for {len(self.paths)} files.")
         if not self.paths:
             raise NotEnoughImages("There is no image in the list: give at least one file.")
 
