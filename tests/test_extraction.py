@@ -103,7 +103,7 @@ def test_a_complete_store_is_used_again_only_for_the_same_images_and_classifier(
     extract(classifier, folder, path)
 
     def extracted_anew(source: ImageFolder, who: Classifier) -> bool:
-        shard = path / "shard-00000.safetensors"
+        shard = path / "shard-000000.safetensors"
         before = shard.stat().st_mtime_ns
         extract(who, source, path)
         return shard.stat().st_mtime_ns != before
@@ -138,9 +138,9 @@ def test_a_damaged_shard_is_found_and_extracted_again(
 ) -> None:
     path = tmp_path / "store"
     whole = extract(classifier, folder, path, batch_size=7).load()
-    shard = path / "shard-00001.safetensors"
+    shard = path / "shard-000001.safetensors"
     shard.write_bytes(shard.read_bytes()[:40])
-    with pytest.raises(ArtefactError, match="shard-00001.safetensors' is damaged"):
+    with pytest.raises(ArtefactError, match="shard-000001.safetensors' is damaged"):
         ActivationStore(path)
     again = DiesAfter(folder, None)
     resumed = extract(classifier, again, path, batch_size=7)
@@ -153,7 +153,7 @@ def test_a_store_without_one_of_its_shards_is_refused(
 ) -> None:
     path = tmp_path / "store"
     extract(classifier, folder, path, batch_size=7)
-    (path / "shard-00002.safetensors").unlink()
+    (path / "shard-000002.safetensors").unlink()
     with pytest.raises(ArtefactError, match="has 3 of its 4 shards"):
         ActivationStore(path)
     assert len(extract(classifier, folder, path, batch_size=7)) == 44

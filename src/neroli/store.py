@@ -1,7 +1,7 @@
 """ActivationStore: the activations of a data set on disk, written in shards and memory-mapped.
 
 A store is a folder: ``store.json`` says what it is of and whether it is complete,
-``head.safetensors`` holds the linear head, and every ``shard-NNNNN.safetensors`` some rows of
+``head.safetensors`` holds the linear head, and every ``shard-NNNNNN.safetensors`` some rows of
 features, logits, labels, ids and content hashes. Each file is written atomically, so that a process
 killed at any moment leaves a store that the next run continues.
 """
@@ -219,7 +219,7 @@ class StoreWriter:
             "ids": ids,
             "failures": [[failure.id, failure.reason] for failure in self._failures],
         }
-        with atomic_path(self.path / f"shard-{self._shards:05d}.safetensors") as path:
+        with atomic_path(self.path / f"shard-{self._shards:06d}.safetensors") as path:
             save_file(
                 {name: tensor.contiguous() for name, tensor in tensors.items()},
                 path,
@@ -257,7 +257,7 @@ class StoreWriter:
         for number, path in enumerate(_shard_paths(self.path)):
             try:
                 shard = _Shard(path)
-                whole = whole and path.name == f"shard-{number:05d}.safetensors"
+                whole = whole and path.name == f"shard-{number:06d}.safetensors"
             except ArtefactError:
                 whole = False
             if whole:

@@ -119,6 +119,9 @@ def test_loaders_may_yield_images_labels_and_ids() -> None:
     assert batch.ids == tuple("0123456789")
     later = ImageLoader(DataLoader(dataset, batch_size=4)).batches(None, 99, start=4)
     assert next(later).end == 8
+    (rest,) = ImageLoader([(images, labels)]).batches(None, 99, start=7)
+    assert rest.ids == ("7", "8", "9")
+    assert torch.equal(rest.images, images[7:])
 
 
 def test_equal_images_have_equal_digests_whatever_their_batch() -> None:

@@ -39,8 +39,8 @@ def read_image(path: Path) -> tuple[bytes, Image.Image]:
     """
     try:
         content = path.read_bytes()
-    except OSError as error:
-        raise UnreadableImage(f"cannot be read: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        raise UnreadableImage(f"cannot be read: {getattr(error, 'strerror', error)}") from None
     if not content:
         raise UnreadableImage("is empty (0 bytes)")
     return content, decode(content)

@@ -105,11 +105,14 @@ class ImageLoader:
         for item in self.loader:
             images, labels, ids = _parts(item)
             tensor = as_images(images, preprocessing)
-            start_of_batch, end = end, end + len(tensor)
+            names = ids or tuple(str(position) for position in range(end, end + len(tensor)))
+            skipped = slice(max(0, start - end), None)
+            end += len(tensor)
             if end <= start:
                 continue
+            tensor, names = tensor[skipped], names[skipped]
+            labels = None if labels is None else labels[skipped]
             digests = stacked_digests([tensor_digest(image) for image in tensor])
-            names = ids or tuple(str(position) for position in range(start_of_batch, end))
             yield ImageBatch(tensor, labels, names, digests, (), end)
 
 
@@ -206,6 +209,7 @@ def _parts(item: Any) -> tuple[Any, Tensor | None, tuple[str, ...] | None]:
 
 
 def stacked_digests(digests: list[bytes]) -> Tensor:
+    """Hashes as a tensor, ``[N, 16]`` uint8."""
     joined = bytearray(b"".join(digests))
     flat = torch.frombuffer(joined, dtype=torch.uint8) if joined else torch.empty(0)
     return flat.to(torch.uint8).view(-1, DIGEST_BYTES)
