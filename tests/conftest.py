@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from neroli import Activations, Classifier, LinearHead, Preprocessing
-from networks import COLOURS, colour_images, trained_colour_network
+from neroli import Activations, Classifier, Guard, LinearHead, Preprocessing
+from neroli.detectors import NERO
+from networks import COLOURS, colour_images, colour_loader, trained_colour_network
 
 COLOUR_PREPROCESSING = Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 
@@ -88,6 +89,13 @@ def classifier() -> Classifier:
     return Classifier(
         trained_colour_network(), preprocessing=COLOUR_PREPROCESSING, class_names=COLOURS
     )
+
+
+@pytest.fixture
+def guard(classifier: Classifier) -> Guard:
+    """A calibrated NERO guard of the colour network."""
+    guard = Guard(classifier, NERO()).fit(colour_loader(150, 1))
+    return guard.calibrate(colour_loader(120, 2, labels=False))
 
 
 def write_pictures(root: Path, count: int, seed: int, *, by_class: bool = True) -> Path:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
 
 
 class _BasicBlock(nn.Module):
@@ -137,6 +138,13 @@ def colour_tensors(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     images, labels = colour_images(count, seed)
     tensor = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
     return (tensor - 0.5) / 0.25, torch.from_numpy(labels)
+
+
+def colour_loader(count: int, seed: int, *, labels: bool = True) -> DataLoader[tuple[Tensor, ...]]:
+    """A loader of them in batches of 32, with labels or without."""
+    images, classes = colour_tensors(count, seed)
+    dataset = TensorDataset(images, classes) if labels else TensorDataset(images)
+    return DataLoader(dataset, batch_size=32)
 
 
 def colour_network() -> nn.Sequential:
