@@ -100,11 +100,6 @@ class Classifier:
         named_head(self.model, name)
         self._named_head = name
 
-    @property
-    def device(self) -> torch.device:
-        """Where the model's parameters are."""
-        return next((p.device for p in self.model.parameters()), torch.device("cpu"))
-
     def prepare(self, images: Any) -> Tensor:
         """The network's input for images in any form; see ``neroli.data.sources.as_images``."""
         return as_images(images, self.preprocessing)
