@@ -12,13 +12,15 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from conftest import random_activations, write_pictures
+from conftest import COLOUR_PREPROCESSING, random_activations, write_pictures
 from neroli import ActivationStore, Classifier, LinearHead, extract
 from neroli import store as store_module
 from neroli.data.folders import ImageFolder
 from neroli.errors import ArtefactError, InvalidInput, NotEnoughImages
 from neroli.extraction import as_source, store_key
+from neroli.files import digest
 from neroli.store import Origin, StoreWriter
+from neroli.taps import Requirements, Tap
 from networks import COLOURS, colour_images, colour_tensors, trained_colour_network
 
 
@@ -31,23 +33,24 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 def folder(tmp_path: Path) -> ImageFolder:
     write_pictures(tmp_path / "images", 45, seed=1)
     (tmp_path / "images" / "green" / "0004.png").write_bytes(b"broken")
-    return ImageFolder(tmp_path / "images", {name: i for i, name in enumerate(COLOURS)})
+    return ImageFolder(tmp_path / "images").labelled({name: i for i, name in enumerate(COLOURS)})
 
 
 def test_a_store_holds_what_the_classifier_computes(
     classifier: Classifier, folder: ImageFolder, tmp_path: Path, small_shards: None
 ) -> None:
     store = extract(classifier, folder, tmp_path / "store", batch_size=7)
-    good = [i for i, path in enumerate(folder.paths) if path.read_bytes() != b"broken"]
-    direct = classifier([folder.paths[i] for i in good])
+    paths = [tmp_path / "images" / name for name in folder.names]
+    good = [i for i, path in enumerate(paths) if path.read_bytes() != b"broken"]
+    direct = classifier([paths[i] for i in good])
     loaded = store.load()
     assert len(store) == len(loaded) == 44
     torch.testing.assert_close(loaded.features, direct.features)
     torch.testing.assert_close(loaded.logits, direct.logits)
-    assert loaded.ids == tuple(folder.ids[i] for i in good)
+    assert loaded.ids == tuple(digest(paths[i].read_bytes()).hex() for i in good)
     assert loaded.labels is not None and folder.labels is not None
     assert loaded.labels.tolist() == [folder.labels[i] for i in good]
-    assert [failure.id for failure in store.failures] == ["green/0004.png"]
+    assert [failure.name for failure in store.failures] == ["green/0004.png"]
     assert torch.equal(store.head.weight, classifier.head.weight)
     assert store.digests().shape == (44, 16)
     assert sum(len(batch) for batch in store.batches(4)) == 44
@@ -92,7 +95,7 @@ def test_an_interrupted_extraction_goes_on_where_it_stopped(
     whole = extract(classifier, folder, tmp_path / "other", batch_size=7)
     torch.testing.assert_close(resumed.load().features, whole.load().features)
     assert resumed.load().ids == whole.load().ids
-    assert [f.id for f in resumed.failures] == [f.id for f in whole.failures]
+    assert [f.name for f in resumed.failures] == [f.name for f in whole.failures]
     assert torch.equal(resumed.digests(), whole.digests())
 
 
@@ -121,14 +124,15 @@ def test_the_key_knows_weights_preprocessing_head_and_images(
     classifier: Classifier, folder: ImageFolder, tmp_path: Path
 ) -> None:
     def key(weights: str = "w", head: str = "fc", **more: Any) -> str:
-        origin = Origin(weights, head, "file")
-        preprocessing = more.get("preprocessing", classifier.preprocessing)
-        return store_key(origin, preprocessing, more.get("source", folder))
+        who = Classifier(classifier.model, preprocessing=more.get("how", COLOUR_PREPROCESSING))
+        source, requires = more.get("source", folder), more.get("requires", Requirements())
+        return store_key(Origin(weights, head, "file"), who, source, requires)
 
     assert key() == key()
     some = ImageFolder(tmp_path / "images" / "red")
-    keys = {key(), key(weights="x"), key(head="y"), key(preprocessing=None), key(source=some)}
-    assert len(keys) == 5
+    tapped = Requirements(taps=(Tap("0", "max"),))
+    keys = {key(), key(weights="x"), key(head="y"), key(how=None), key(source=some)}
+    assert len(keys | {key(requires=tapped)}) == 6
     loader = as_source(DataLoader(TensorDataset(*colour_tensors(4))))
     assert key(source=loader) != key(source=loader)
 

@@ -197,7 +197,7 @@ def test_folders_can_be_fitted_on_directly(pictures: Path, classifier: Classifie
     assert guard.training.accuracy == 1.0
     batches = list(guard.stream(pictures / "new", batch_size=7))
     streamed = torch.cat([batch.verdicts.score for batch in batches])
-    assert [name for batch in batches for name in batch.ids] == sorted(
+    assert [name for batch in batches for name in batch.names] == sorted(
         path.name for path in (pictures / "new").iterdir()
     )
     paths = sorted((pictures / "new").iterdir())
@@ -214,7 +214,7 @@ def test_unreadable_training_images_are_counted_and_listed(
         NeroliWarning, match="1 training images could not be read.*'red/bad.png', is empty"
     ):
         guard.fit(tmp_path / "train")
-    assert [f.id for f in guard.unreadable] == ["red/bad.png"]
+    assert [f.name for f in guard.unreadable] == ["red/bad.png"]
     assert guard.training is not None
     assert (guard.training.images, guard.training.unreadable) == (120, 1)
 

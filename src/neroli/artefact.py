@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 import pydantic
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from neroli import __version__
 from neroli.calibration import Calibration, Promise
@@ -23,6 +23,8 @@ from neroli.data.sources import Content
 from neroli.detectors import Detector, create
 from neroli.errors import ArtefactError
 from neroli.files import atomic_path, digest, is_free, locked
+from neroli.overlap import TrainingImages
+from neroli.taps import Requirements
 
 SCHEMA_VERSION = 1
 _DETECTOR = "detector."
@@ -52,9 +54,11 @@ class ClassifierPart(_Part):
     num_classes: pydantic.PositiveInt
     class_names: list[str] | None
     preprocessing: Preprocessing | None
+    taps: list[str]
+    prepool: str | None
 
     @classmethod
-    def of(cls, classifier: Classifier) -> Self:
+    def of(cls, classifier: Classifier, requires: Requirements) -> Self:
         return cls(
             weights_hash=classifier.weights_hash(),
             head=classifier.head_name,
@@ -62,7 +66,38 @@ class ClassifierPart(_Part):
             num_classes=classifier.head.num_classes,
             class_names=classifier.class_names,
             preprocessing=classifier.preprocessing,
+            taps=[str(tap) for tap in requires.taps],
+            prepool=classifier.prepool_name if requires.prepool else None,
         )
+
+    def around(self, model: nn.Module, folder: Path | str) -> Classifier:
+        """The classifier of this model, if it is the one that the guard in the folder is of.
+
+        Raises:
+            ArtefactError: if it is another one.
+            InvalidInput, HeadNotFound: if it lacks the head or a tapped layer.
+        """
+        classifier = Classifier(
+            model,
+            self.head,
+            prepool=self.prepool,
+            preprocessing=self.preprocessing,
+            class_names=self.class_names,
+        )
+        if (weights_hash := classifier.weights_hash()) != self.weights_hash:
+            raise ArtefactError(
+                f"The guard {str(folder)!r} was fitted on a model with other weights (hash "
+                f"{self.weights_hash[:12]}, this model's is {weights_hash[:12]}): load it with "
+                "that model, or fit a new guard."
+            )
+        head = classifier.head
+        if (head.num_features, head.num_classes) != (self.num_features, self.num_classes):
+            raise ArtefactError(
+                f"The guard {str(folder)!r} is of {self.num_features} features and "
+                f"{self.num_classes} classes, this model's head has {head.num_features} and "
+                f"{head.num_classes}."
+            )
+        return classifier
 
 
 class TrainingPart(_Part):
@@ -70,6 +105,7 @@ class TrainingPart(_Part):
 
     images: pydantic.NonNegativeInt
     unreadable: pydantic.NonNegativeInt
+    groups: pydantic.NonNegativeInt | None
     accuracy: float | None
     doubt: str | None
     predicted: list[int] | None
@@ -200,11 +236,12 @@ def read_state(folder: Path | str, manifest: Manifest) -> dict[str, Tensor]:
 
 
 def packed(
-    detector: Detector, calibration: Calibration | None, training_digests: Tensor
+    detector: Detector, calibration: Calibration | None, training: TrainingImages
 ) -> dict[str, Tensor]:
     """The tensors of a guard, by name."""
     state = {f"{_DETECTOR}{name}": value for name, value in detector.state().items()}
-    state["training_digests"] = training_digests
+    state["training.digests"] = training.digests
+    state["training.groups"] = training.groups
     if calibration is not None:
         state["calibration.scores"] = calibration.scores
         state["calibration.predictions"] = calibration.predictions
@@ -213,8 +250,8 @@ def packed(
 
 def unpacked(
     manifest: Manifest, state: Mapping[str, Tensor]
-) -> tuple[Detector, Calibration | None, Tensor]:
-    """The detector, calibration and training digests of a saved guard.
+) -> tuple[Detector, Calibration | None, TrainingImages]:
+    """The detector, the calibration and the known training images of a saved guard.
 
     Raises:
         ArtefactError: if manifest and tensors do not fit together.
@@ -233,7 +270,8 @@ def unpacked(
                 manifest.classifier.num_classes,
                 manifest.calibration.promise,
             )
-        return detector, calibration, state["training_digests"]
+        known = TrainingImages(state["training.digests"], state["training.groups"])
+        return detector, calibration, known
     except (KeyError, RuntimeError, IndexError, ValueError) as error:
         raise ArtefactError(
             f"The guard's manifest does not fit its tensors ({error}): restore it or fit the guard "

@@ -7,13 +7,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.fx import GraphModule
 
 from neroli.activations import Activations
 from neroli.data.preprocessing import Preprocessing
 from neroli.data.sources import as_images
+from neroli.discovery import find_head
 from neroli.errors import HeadNotFound, InvalidInput
+from neroli.exported import with_linear_modules
 from neroli.files import tensors_digest
-from neroli.head import BATCH_COUNTER, LinearHead, find_head, named_head, run, watched
+from neroli.head import HeadPath, LinearHead
+from neroli.running import BATCH_COUNTER, LastCalls, run, unknown_module, watched
+from neroli.taps import NOTHING, PREPOOL, Requirements, Site, Tap, find_prepool, watchers_of
 
 _IMAGES_TO_FIND_HEAD = 8
 
@@ -22,31 +28,39 @@ class Classifier:
     """A trained image classifier whose features and logits are wanted.
 
     The linear head is found on the first images by checking numbers: the last module whose output
-    equals the logits and whose input ``f`` satisfies ``weight f + bias = logits``. The network runs
-    in eval mode and without gradients, where it stands (``model.to("cuda")`` first to use a GPU),
-    and is given back as it was found; nothing stays hooked to it.
+    equals the logits and whose input ``f`` satisfies ``weight f + bias = logits``, or two or three
+    whose average does. The network runs in eval mode and without gradients, where it stands
+    (``model.to("cuda")`` first to use a GPU), and is given back as it was found; nothing stays
+    hooked to it.
 
     Args:
         model: any module that takes images ``[N, ...]`` and returns logits ``[N, C]``, or an output
-            with ``.logits``.
-        head: path of the head, as in ``model.named_modules()``; found when left out. The logits are
-            then that layer's output.
+            with ``.logits``; or a program of ``torch.export``, which is made into a module.
+        head: path of the head, as in ``model.named_modules()`` (averaged heads: see ``HeadPath``);
+            found when left out. The logits are then that layer's output.
+        prepool: path of the layer whose map is pooled into the features, for detectors that need
+            it; found when left out.
         preprocessing: how pictures become the network's input; needed for anything but float
             tensors.
         class_names: names of the C classes, if known.
 
     Raises:
         HeadNotFound: if ``head`` is given and the model has no such linear layer.
+        InvalidInput: if ``prepool`` is given and the model has no such layer.
+        ModelError: if an exported program cannot be used.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | ExportedProgram,
         head: str | None = None,
         *,
+        prepool: str | None = None,
         preprocessing: Preprocessing | None = None,
         class_names: Sequence[str] | None = None,
     ) -> None:
+        if isinstance(model, ExportedProgram | GraphModule):
+            model = with_linear_modules(model)
         if not isinstance(model, nn.Module):
             raise InvalidInput(f"model must be a torch.nn.Module, got a {type(model).__name__}.")
         self.model = model
@@ -56,8 +70,11 @@ class Classifier:
         self.class_names = None if class_names is None else [str(name) for name in class_names]
         self._named_head = head
         self._head_name: str | None = None
+        self._prepool = None if prepool is None else Site.parse(prepool)
         if head is not None:
-            named_head(model, head)
+            HeadPath.parse(head).head(model)
+        if self._prepool is not None:
+            self._check_layer(self._prepool)
 
     def __repr__(self) -> str:
         head = self._head_name or self._named_head or "to be found on the first images"
@@ -85,7 +102,7 @@ class Classifier:
         Raises:
             HeadNotFound: as ``head_name``.
         """
-        return named_head(self.model, self.head_name)
+        return HeadPath.parse(self.head_name).head(self.model)
 
     def name_head(self, name: str) -> None:
         """Say which module is the head, as an activation store of this classifier knows it.
@@ -97,7 +114,7 @@ class Classifier:
         known = self._head_name or self._named_head
         if known not in (None, name):
             raise InvalidInput(f"The classifier's head is {known!r}, not {name!r}.")
-        named_head(self.model, name)
+        HeadPath.parse(name).head(self.model)
         self._named_head = name
 
     def prepare(self, images: Any) -> Tensor:
@@ -112,8 +129,8 @@ class Classifier:
         """
         if self._head_name is None:
             some = self._placed(self.prepare(images)[:_IMAGES_TO_FIND_HEAD]).clone()
-            name = find_head(self.model, some, self._named_head)
-            classes = named_head(self.model, name).num_classes
+            path = find_head(self.model, some, self._named_head)
+            classes = path.head(self.model).num_classes
             if classes < 2:
                 raise InvalidInput(
                     "The model has a single output: neroli needs one logit for each of two classes "
@@ -123,10 +140,35 @@ class Classifier:
                 raise InvalidInput(
                     f"There are {len(self.class_names)} class names for {classes} classes."
                 )
-            self._head_name = name
+            self._head_name = str(path)
+
+    @property
+    def prepool_name(self) -> str | None:
+        """The layer whose map is pooled into the features; None if it was not needed so far."""
+        return None if self._prepool is None else str(self._prepool)
+
+    def find_prepool(self, images: Any) -> str:
+        """Find that layer on a few images, unless it was named; done once.
+
+        Raises:
+            HeadNotFound: if there is no such map, or no head.
+        """
+        if self._prepool is None:
+            some = self._placed(self.prepare(images)[:_IMAGES_TO_FIND_HEAD]).clone()
+            self._prepool = find_prepool(self.model, some, self(some).features)
+        return str(self._prepool)
+
+    def check_requirements(self, requires: Requirements) -> None:
+        """Raise InvalidInput if the model lacks a layer that is to be tapped, naming it."""
+        for tap in requires.taps:
+            self._check_layer(Site.parse(tap.layer))
 
     def __call__(
-        self, images: Any, labels: Tensor | None = None, ids: Sequence[str] | None = None
+        self,
+        images: Any,
+        labels: Tensor | None = None,
+        ids: Sequence[str] | None = None,
+        requires: Requirements = NOTHING,
     ) -> Activations:
         """Features and logits of some images, from one run of the network.
 
@@ -134,35 +176,58 @@ class Classifier:
             images: a preprocessed float tensor ``[N, ...]``, or as ``prepare`` takes them.
             labels: ``[N]`` true classes, if known.
             ids: N names, if known.
+            requires: what else to keep while the network runs.
 
         Returns:
             Activations on the model's device; half precision becomes float32.
 
         Raises:
-            HeadNotFound: on the first images, if there is no linear head.
-            InvalidInput: if the images cannot be used or the network cannot take them.
+            HeadNotFound: on the first images, if there is no linear head, or no map before pooling
+                where one is required.
+            InvalidInput: if the images cannot be used, the network cannot take them, or it lacks a
+                layer that is required.
         """
         given = images
         images = self._placed(self.prepare(images))
-        if images is given:  # a model that works in place must not change the caller's images
-            images = images.clone()
+        if isinstance(given, Tensor) and images.data_ptr() == given.data_ptr():
+            images = images.clone()  # a model may work in place, but not on the caller's images
         self.find_head(images)
-        head = self.model.get_submodule(self.head_name)
-        with watched(self.model, {"head": head}) as calls:
+        self.check_requirements(requires)
+        taps = {str(tap): tap for tap in requires.taps}
+        extras = {}
+        if requires.prepool:
+            layer = self.find_prepool(images)
+            extras = dict(zip(PREPOOL, (Tap(layer, "max"), Tap(layer, "mean")), strict=True))
+        head, calls = HeadPath.parse(self.head_name), LastCalls()
+        tapped: dict[str, Tensor] = {}
+        watchers = [*calls.watch(head.modules), *watchers_of(taps | extras, tapped)]
+        with watched(self.model, watchers):
             run(self.model, images)
-        if "head" not in calls:
+        absent = [*(set(head.modules) - calls.keys()), *((taps | extras).keys() - tapped.keys())]
+        if absent:
             raise HeadNotFound(
-                f"The model did not call its head {self.head_name!r} on these images: its path "
-                "depends on the input, which neroli does not support."
+                f"The model did not call {absent[0]!r} on these images: its path depends on the "
+                "input, which neroli does not support."
             )
-        features, logits = (_full_precision(t.reshape(len(images), -1)) for t in calls["head"])
+        features, logits = map(_full_precision, head.read(calls))
         labels = None if labels is None else torch.as_tensor(labels).to(features.device)
-        return Activations(features, logits, labels, ids)
+        return Activations(
+            features,
+            logits,
+            labels,
+            ids,
+            taps={name: tapped[name] for name in taps},
+            extras={name: tapped[name] for name in extras},
+        )
 
     def weights_hash(self) -> str:
         """A hash of the model's parameters and buffers, by which saved guards know their model."""
         state = {k: v for k, v in self.model.state_dict().items() if not k.endswith(BATCH_COUNTER)}
         return tensors_digest({k: v for k, v in state.items() if isinstance(v, Tensor)})
+
+    def _check_layer(self, site: Site) -> None:
+        if unknown := unknown_module(self.model, site.layer):
+            raise InvalidInput(unknown)
 
     def _placed(self, images: Tensor) -> Tensor:
         parameter = next((p for p in self.model.parameters() if p.is_floating_point()), None)

@@ -18,13 +18,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from neroli.activations import Activations
 from neroli.classifier import Classifier
-from neroli.data.classes import ClassFolders, match_folders
-from neroli.data.folders import ImageFiles, ImageFolder
-from neroli.data.preprocessing import Preprocessing
+from neroli.data.classes import ClassMatch, match_classes
+from neroli.data.folders import ImageFiles
+from neroli.data.opening import open_images
+from neroli.data.pictures import Pictures
 from neroli.data.sources import Failure, ImageBatch, ImageLoader, ImageSource
 from neroli.errors import ArtefactError, InvalidInput, NotEnoughImages
 from neroli.files import text_digest
 from neroli.store import ActivationStore, Origin, StoreWriter
+from neroli.taps import NOTHING, Requirements
 
 IMAGE_BATCH = 64
 """Images that go through the network at a time."""
@@ -44,6 +46,7 @@ def stream(
     *,
     batch_size: int = IMAGE_BATCH,
     start: int = 0,
+    requires: Requirements = NOTHING,
     progress: bool | None = None,
 ) -> Iterator[Extracted]:
     """The activations of a source's images, batch by batch, nothing kept.
@@ -53,6 +56,7 @@ def stream(
         source: the images.
         batch_size: images at a time; a loader keeps its own.
         start: position in the source to begin at.
+        requires: what to keep beside features and logits.
         progress: show a progress bar on standard error; None does so on a terminal.
 
     Raises:
@@ -62,7 +66,7 @@ def stream(
         for batch in source.batches(classifier.preprocessing, batch_size, start):
             activations = None
             if len(batch.images):
-                activations = classifier(batch.images, batch.labels, batch.ids)
+                activations = classifier(batch.images, batch.labels, batch.ids, requires)
             yield Extracted(batch, activations)
             advance(batch.end)
 
@@ -73,6 +77,7 @@ def extract(
     path: Path | str,
     *,
     batch_size: int = IMAGE_BATCH,
+    requires: Requirements = NOTHING,
     progress: bool | None = None,
 ) -> ActivationStore:
     """The activations of images as a store on disk; an interrupted extraction goes on.
@@ -85,6 +90,7 @@ def extract(
         images: as ``as_source`` takes them.
         path: the store's folder.
         batch_size: images at a time; a loader keeps its own.
+        requires: what to keep beside features and logits, such as a detector's ``requires``.
         progress: show a progress bar on standard error; None does so on a terminal.
 
     Raises:
@@ -93,18 +99,21 @@ def extract(
         ArtefactError: if the store cannot be written.
     """
     source = as_source(images, batch_size)
-    find_head(classifier, source)
+    find_head(classifier, source, requires)
     origin = Origin(classifier.weights_hash(), classifier.head_name, source.content)
-    key = store_key(origin, classifier.preprocessing, source)
+    key = store_key(origin, classifier, source, requires)
     if (store := _finished(path, key)) is not None:
         return store
     with StoreWriter(path, classifier.head, key, origin) as writer:
         for batch in stream(
-            classifier, source, batch_size=batch_size, start=writer.position, progress=progress
+            classifier,
+            source,
+            batch_size=batch_size,
+            start=writer.position,
+            requires=requires,
+            progress=progress,
         ):
-            writer.append(
-                batch.activations, batch.images.digests, batch.images.failures, batch.images.end
-            )
+            writer.append(batch.activations, batch.images)
     return ActivationStore(path)
 
 
@@ -115,6 +124,7 @@ def activations_of(
     path: Path | str | None = None,
     *,
     batch_size: int = IMAGE_BATCH,
+    requires: Requirements = NOTHING,
     progress: bool | None = None,
 ) -> Iterator[ActivationStore]:
     """The activations of images as a store, in a temporary folder unless a path is given.
@@ -122,7 +132,7 @@ def activations_of(
     Args:
         classifier: what to run.
         images: as ``as_source`` takes them, or a store of this classifier, used as it is.
-        path, batch_size, progress: as in ``extract``.
+        path, batch_size, requires, progress: as in ``extract``.
 
     Raises:
         InvalidInput: if the store is of another classifier; otherwise as ``extract``.
@@ -140,6 +150,7 @@ def activations_of(
             as_source(images, batch_size),
             path or temporary,
             batch_size=batch_size,
+            requires=requires,
             progress=progress,
         )
 
@@ -148,9 +159,9 @@ def as_source(images: Any, batch_size: int = IMAGE_BATCH) -> ImageSource:
     """Images in any form as a source.
 
     Args:
-        images: a source; a folder (its images without labels); a list of files; a data loader, a
-            data set or an iterable of ``x``, ``(x, y)`` or ``(x, y, id)`` batches; or a float
-            tensor or uint8 array of images.
+        images: a source; a path, as ``open_images`` takes it; a list of image files; a data loader,
+            a data set or an iterable of ``x``, ``(x, y)``, ``(x, y, name)`` or
+            ``(x, y, name, group)`` batches; or a float tensor or uint8 array of images.
         batch_size: images at a time for tensors, arrays and data sets.
 
     Raises:
@@ -161,7 +172,7 @@ def as_source(images: Any, batch_size: int = IMAGE_BATCH) -> ImageSource:
     if hasattr(type(images), "fingerprint"):
         return cast(ImageSource, images)
     if isinstance(images, str | Path):
-        return ImageFolder(images)
+        return open_images(images)
     if isinstance(images, list | tuple) and images and all(_is_path(image) for image in images):
         return ImageFiles(images)
     if isinstance(images, Tensor | np.ndarray):
@@ -174,38 +185,61 @@ def as_source(images: Any, batch_size: int = IMAGE_BATCH) -> ImageSource:
     return ImageLoader(images)
 
 
-def class_folder(
-    classifier: Classifier, root: Path | str, class_map: Path | str | None = None
-) -> tuple[ImageFolder, ClassFolders]:
-    """A folder with one subfolder a class as labelled images; see ``match_folders``."""
-    find_head(classifier, ImageFolder(root))
-    folders = match_folders(root, classifier.head.num_classes, classifier.class_names, class_map)
-    return ImageFolder(root, folders.classes), folders
-
-
-def find_head(classifier: Classifier, source: ImageSource) -> None:
-    """Find the classifier's head on the first readable images.
+def with_classes(
+    classifier: Classifier, images: Pictures, class_map: Path | str | None = None
+) -> tuple[Pictures, ClassMatch | None]:
+    """Images with the classifier's classes for the labels that their data state, if they do.
 
     Raises:
-        NotEnoughImages: if there is none.
-        HeadNotFound: if there is no linear head.
+        ClassMapError: as ``match_classes``.
+        InvalidInput, NotEnoughImages: as ``Pictures.labelled``.
     """
+    if images.stated_labels is None:
+        return images, None
+    find_head(classifier, images)
+    match = match_classes(
+        images.label_names(),
+        classifier.head.num_classes,
+        classifier.class_names,
+        class_map,
+        images.label_noun,
+    )
+    return images.labelled(match.classes), match
+
+
+def find_head(
+    classifier: Classifier, source: ImageSource, requires: Requirements = NOTHING
+) -> None:
+    """Find the classifier's head, and the map before pooling if required, on the first images.
+
+    Raises:
+        NotEnoughImages: if none is readable.
+        HeadNotFound: if there is no linear head, or no such map.
+        InvalidInput: if the model lacks a layer that is required.
+    """
+    classifier.check_requirements(requires)
     failures: list[Failure] = []
     for batch in source.batches(classifier.preprocessing, 8):
         if len(batch.images):
             classifier.find_head(batch.images)
+            if requires.prepool:
+                classifier.find_prepool(batch.images)
             return
         failures += batch.failures
-    why = f": {failures[0].id!r} {failures[0].reason}" if failures else ""
+    why = f": {failures[0].name!r} {failures[0].reason}" if failures else ""
     raise NotEnoughImages(f"None of the {len(failures)} images could be read{why}.")
 
 
-def store_key(origin: Origin, preprocessing: Preprocessing | None, source: ImageSource) -> str:
+def store_key(
+    origin: Origin, classifier: Classifier, source: ImageSource, requires: Requirements
+) -> str:
     """What identifies a store: weights, head, preprocessing, taps and the images in order."""
+    preprocessing = classifier.preprocessing
     parts: dict[str, Any] = {
         **asdict(origin),
         "preprocessing": None if preprocessing is None else asdict(preprocessing),
-        "taps": [],
+        "taps": [str(tap) for tap in requires.taps],
+        "prepool": classifier.prepool_name if requires.prepool else None,
         "images": source.fingerprint or uuid.uuid4().hex,  # unknown images are never the same
     }
     return text_digest([json.dumps(parts, sort_keys=True)])
@@ -221,7 +255,7 @@ def _finished(path: Path | str, key: str) -> ActivationStore | None:
 
 
 def _collated(samples: list[Any]) -> tuple[Any, ...]:
-    """Samples ``x``, ``(x, y)`` or ``(x, y, id)`` as a batch with a list of images."""
+    """Samples ``x``, ``(x, y)`` and so on as a batch with a list of images."""
     if isinstance(samples[0], tuple | list):
         images, *others = zip(*samples, strict=True)
         return (list(images), *others)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Generator, Sequence
+from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -12,6 +13,7 @@ from neroli.activations import ActivationSource
 from neroli.errors import InvalidInput, LabelsRequired, NotEnoughImages
 from neroli.head import LinearHead
 from neroli.statistics import Statistic
+from neroli.taps import NOTHING, Requirements
 
 Learning = Generator[Statistic[Any] | tuple[Statistic[Any], ...], Any, None]
 """Every yield asks for one pass over the training activations and receives its results."""
@@ -21,6 +23,10 @@ class Learner(Protocol):
     """What can be fitted: every detector."""
 
     head: LinearHead | None
+
+    @property
+    def requires(self) -> Requirements:
+        """What it needs beyond features and logits."""
 
     def forget(self) -> None:
         """Drop everything learned."""
@@ -51,7 +57,8 @@ def fit(
     Raises:
         LabelsRequired: if a detector learns from true labels and there are none.
         NotEnoughImages: if there is no image, or a class without any.
-        InvalidInput: if features are NaN or infinite, or do not fit the head.
+        InvalidInput: if features are NaN or infinite, do not fit the head, or a tap that a detector
+            requires is missing.
     """
     if activations.num_features != head.num_features or activations.num_classes != head.num_classes:
         raise InvalidInput(
@@ -59,6 +66,10 @@ def fit(
             f"{activations.num_classes} classes, the head {head.num_features} and "
             f"{head.num_classes}: they are of different models."
         )
+    demanding = [detector for detector in detectors if detector.requires != NOTHING]
+    for batch in islice(activations.batches(1) if demanding else (), 1):
+        for detector in demanding:
+            detector.requires.check(batch)
     learners = [_InProgress(detector, head) for detector in detectors]
     while waiting := [learner for learner in learners if learner.requests]:
         for learner in waiting:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -24,19 +25,19 @@ from neroli.artefact import (
 )
 from neroli.calibration import Calibration, Guarantee, Promise
 from neroli.classifier import Classifier
+from neroli.data.pictures import Pictures
 from neroli.data.sources import Failure
 from neroli.detectors import Detector, is_registered
 from neroli.errors import (
-    ArtefactError,
     InvalidInput,
     NeroliWarning,
     NotCalibrated,
     NotFitted,
 )
-from neroli.extraction import IMAGE_BATCH, activations_of, as_source, class_folder, stream
-from neroli.files import DIGEST_BYTES
+from neroli.extraction import IMAGE_BATCH, activations_of, as_source, stream, with_classes
 from neroli.fitting import fit
-from neroli.overlap import held_out_rows
+from neroli.overlap import TrainingImages
+from neroli.store import ActivationStore
 from neroli.verdicts import GuardedBatch, Verdicts
 
 
@@ -65,7 +66,7 @@ class Guard:
         self.agreement: LabelAgreement | None = None
         """How well predictions and labels of the training images agree; not saved."""
         self._unreadable: dict[str, list[Failure]] = {}
-        self._training_digests = torch.empty(0, DIGEST_BYTES, dtype=torch.uint8)
+        self._known = TrainingImages()
 
     @property
     def unreadable(self) -> list[Failure]:
@@ -92,8 +93,8 @@ class Guard:
         """Fit the detector on the classifier's training images; any calibration is dropped.
 
         Args:
-            training: ID training images: a folder with one subfolder a class, a loader of
-                ``(x, y)``, an ActivationStore of this classifier, or anything else
+            training: ID training images: a folder with one subfolder a class, a table with labels,
+                a loader of ``(x, y)``, an ActivationStore of this classifier, or anything else
                 ``neroli.extraction.as_source`` takes.
             store: folder to keep the activations in, so that an interrupted run goes on; without it
                 they live in a temporary folder.
@@ -102,21 +103,23 @@ class Guard:
 
         Raises:
             LabelsRequired, NotEnoughImages, InvalidInput: as ``neroli.fit``.
-            HeadNotFound, ClassMapError: if the model or the folder cannot be made sense of.
+            HeadNotFound, ClassMapError: if the model or the labels cannot be made sense of.
         """
-        if isinstance(training, str | Path):
-            training, _ = class_folder(self.classifier, training)
-        with activations_of(
-            self.classifier, training, store, batch_size=batch_size, progress=progress
-        ) as activations:
+        if not isinstance(training, ActivationStore):
+            training = as_source(training, batch_size)
+        if isinstance(training, Pictures):
+            training, _ = with_classes(self.classifier, training)
+        with self._activations_of(training, store, batch_size, progress) as activations:
             fit([self.detector], activations, self.classifier.head)
             origin = activations.origin
             assert origin is not None  # extracted by this classifier, or checked to be
             self.agreement = agreement = label_agreement(activations, self.classifier.class_names)
-            self._training_digests = activations.digests()
+            groups = activations.groups()
+            self._known = TrainingImages.of(activations.digests(), groups)
             self.training = TrainingPart(
                 images=len(activations),
                 unreadable=len(activations.failures),
+                groups=None if groups is None else len(self._known.groups),
                 accuracy=agreement.accuracy if agreement else None,
                 doubt=str(agreement) if agreement and agreement.is_doubtful else None,
                 predicted=list(agreement.predicted) if agreement else None,
@@ -145,7 +148,7 @@ class Guard:
         """Set the threshold from held-out ID images the classifier was not trained on.
 
         Images found in the training set (by content), and further copies of one image, are dropped
-        and counted.
+        and counted. No group (patient, procedure) may be in both.
 
         Args:
             held_out: as ``training`` of ``fit``; labels are not needed.
@@ -159,16 +162,16 @@ class Guard:
         Raises:
             NotFitted: before ``fit``.
             NotEnoughImages: if there are too few images for the promise.
-            CalibrationOverlap: if more than 1 % of the images are training images.
+            CalibrationOverlap: if more than 1 % of the images are training images, or any group of
+                theirs is in training too.
         """
         promise = Promise(false_alarm_rate, guarantee, confidence, per_class)
         if self.training is None:
             raise NotFitted("Fit the guard on training images before calibrating it.")
         self._check_weights(self.training)
-        with activations_of(
-            self.classifier, held_out, store, batch_size=batch_size, progress=progress
-        ) as activations:
-            fresh = held_out_rows(activations.digests(), self._training_digests)
+        with self._activations_of(held_out, store, batch_size, progress) as activations:
+            groups = activations.groups()
+            fresh = self._known.held_out_rows(activations.digests(), groups)
             scored = [(self.detector.score(b), b.predictions) for b in activations.batches()]
             unreadable = activations.failures
             content = activations.origin.content if activations.origin else "tensor"
@@ -176,6 +179,11 @@ class Guard:
             self._warn(
                 f"Training images are known by a hash of the {self.training.content}, calibration "
                 f"images of the {content}: images that are in both cannot be found and dropped."
+            )
+        if (self.training.groups is None) != (groups is None):
+            self._warn(
+                "Only one of training and calibration says which group (patient, procedure) an "
+                "image belongs to: whether a group is in both cannot be checked."
             )
         scores = torch.cat([score for score, _ in scored])[fresh]
         predictions = torch.cat([predicted for _, predicted in scored])[fresh]
@@ -216,7 +224,7 @@ class Guard:
             NotFitted, NotCalibrated: before ``fit`` and ``calibrate``.
             InvalidInput: if the images cannot be used.
         """
-        return self.verdicts(self.classifier(images))
+        return self.verdicts(self.classifier(images, requires=self.detector.requires))
 
     def verdicts(self, activations: Activations) -> Verdicts:
         """Verdicts on N images whose activations are known.
@@ -264,12 +272,18 @@ class Guard:
         self.check_calibrated()
         source = as_source(images, batch_size)
         for batch in stream(
-            self.classifier, source, batch_size=batch_size, start=start, progress=progress
+            self.classifier,
+            source,
+            batch_size=batch_size,
+            start=start,
+            requires=self.detector.requires,
+            progress=progress,
         ):
             verdicts = (
                 Verdicts.none() if batch.activations is None else self.verdicts(batch.activations)
             )
-            yield GuardedBatch(batch.images.ids, verdicts, batch.images.failures, batch.images.end)
+            images = batch.images
+            yield GuardedBatch(images.ids, images.names, verdicts, images.failures, images.end)
 
     def save(self, folder: Path | str) -> None:
         """Save to a folder, atomically; a guard that is there is replaced.
@@ -284,7 +298,7 @@ class Guard:
                 f"{type(self.detector).__name__} is not registered, so a saved guard could not be "
                 "loaded: decorate the class with neroli.detectors.register."
             )
-        state = artefact.packed(self.detector, self.calibration, self._training_digests)
+        state = artefact.packed(self.detector, self.calibration, self._known)
         artefact.write(folder, self.manifest(), state)
 
     @classmethod
@@ -295,29 +309,14 @@ class Guard:
             ArtefactError: if there is none, it is damaged, of a newer schema, or of another model.
         """
         manifest = artefact.read_manifest(folder)
-        part = manifest.classifier
-        classifier = Classifier(
-            model, part.head, preprocessing=part.preprocessing, class_names=part.class_names
-        )
-        if (weights_hash := classifier.weights_hash()) != part.weights_hash:
-            raise ArtefactError(
-                f"The guard {str(folder)!r} was fitted on a model with other weights (hash "
-                f"{part.weights_hash[:12]}, this model's is {weights_hash[:12]}): load it with "
-                "that model, or fit a new guard."
-            )
-        head = classifier.head
-        if (head.num_features, head.num_classes) != (part.num_features, part.num_classes):
-            raise ArtefactError(
-                f"The guard {str(folder)!r} is of {part.num_features} features and "
-                f"{part.num_classes} classes, this model's head has {head.num_features} and "
-                f"{head.num_classes}."
-            )
-        detector, calibration, digests = artefact.unpacked(
+        classifier = manifest.classifier.around(model, folder)
+        detector, calibration, known = artefact.unpacked(
             manifest, artefact.read_state(folder, manifest)
         )
+        classifier.check_requirements(detector.requires)
         guard = cls(classifier, detector)
         guard.calibration, guard.held_out = calibration, manifest.calibration
-        guard.training, guard._training_digests = manifest.training, digests
+        guard.training, guard._known = manifest.training, known
         guard.model_source = manifest.model_source
         return guard
 
@@ -333,10 +332,22 @@ class Guard:
         return Manifest(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             detector=DetectorPart.of(self.detector),
-            classifier=ClassifierPart.of(self.classifier),
+            classifier=ClassifierPart.of(self.classifier, self.detector.requires),
             training=self.training,
             calibration=self.held_out,
             model_source=self.model_source,
+        )
+
+    def _activations_of(
+        self, images: Any, store: Path | str | None, batch_size: int, progress: bool | None
+    ) -> AbstractContextManager[ActivationStore]:
+        return activations_of(
+            self.classifier,
+            images,
+            store,
+            batch_size=batch_size,
+            requires=self.detector.requires,
+            progress=progress,
         )
 
     def _check_weights(self, training: TrainingPart) -> None:
@@ -349,7 +360,7 @@ class Guard:
         if failures := self._unreadable[kind]:
             self._warn(
                 f"{len(failures)} {kind} images could not be read and were left out; the first, "
-                f"{failures[0].id!r}, {failures[0].reason}."
+                f"{failures[0].name!r}, {failures[0].reason}."
             )
 
     @staticmethod

@@ -1,39 +1,85 @@
-"""Images that are in both training and calibration: no false-alarm rate can be promised on them."""
+"""What is in both training and calibration: no false-alarm rate can be promised on it."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from neroli.errors import CalibrationOverlap
-from neroli.files import DIGEST_BYTES
+from neroli.files import DIGEST_BYTES, as_bytes_array, digest
 
 MAX_OVERLAP = 0.01
 """Largest share of calibration images that may also be training images (they are dropped)."""
 
 
-def held_out_rows(digests: Tensor, training: Tensor) -> Tensor:
-    """Which calibration images are not among the training images, nor copies of an earlier one.
+def no_digests() -> Tensor:
+    """Hashes of nothing, ``[0, 16]`` uint8."""
+    return torch.empty(0, DIGEST_BYTES, dtype=torch.uint8)
 
-    Args:
-        digests: hashes of the calibration images' contents, ``[N, 16]`` uint8.
-        training: the same of the training images, ``[M, 16]``.
 
-    Returns:
-        bool ``[N]``.
+@dataclass(frozen=True, eq=False)
+class TrainingImages:
+    """What a guard remembers of its training images: hashes by which it knows them again.
 
-    Raises:
-        CalibrationOverlap: if more than 1 % are.
+    Attributes:
+        digests: of the images' contents, ``[N, 16]`` uint8.
+        groups: of what they belong to (patients, say), ``[G, 16]`` uint8, salted with ``digests``
+            so that guards of other images cannot be searched for a patient; empty if unknown.
     """
-    text = f"S{DIGEST_BYTES}"
-    rows, known = (d.contiguous().numpy().view(text)[:, 0] for d in (digests, training))
-    seen = np.isin(rows, known)
-    if seen.sum() > MAX_OVERLAP * len(seen):
-        raise CalibrationOverlap(
-            f"{seen.sum()} of {len(seen)} calibration images are also training images, more than "
-            f"{MAX_OVERLAP:.0%}: calibrate on images held out from training."
-        )
-    first = np.zeros_like(seen)
-    first[np.unique(rows, return_index=True)[1]] = True
-    return torch.from_numpy(first & ~seen)
+
+    digests: Tensor = field(default_factory=no_digests)
+    groups: Tensor = field(default_factory=no_digests)
+
+    @classmethod
+    def of(cls, digests: Tensor, groups: Tensor | None) -> TrainingImages:
+        """Of the hashes of every image and, if known, of the group of every image."""
+        if groups is None:
+            return cls(digests)
+        return cls(digests, _salted(digests, groups))
+
+    def held_out_rows(self, digests: Tensor, groups: Tensor | None = None) -> Tensor:
+        """Which calibration images are not among these, nor copies of an earlier one.
+
+        Args:
+            digests: hashes of the calibration images' contents, ``[M, 16]`` uint8.
+            groups: hashes of their groups, ``[M, 16]`` uint8, if known.
+
+        Returns:
+            bool ``[M]``.
+
+        Raises:
+            CalibrationOverlap: if more than 1 % are training images, or any group is in both.
+        """
+        if groups is not None and len(self.groups):
+            shared = int(np.isin(_rows(_salted(self.digests, groups)), _rows(self.groups)).sum())
+            if shared:
+                raise CalibrationOverlap(
+                    f"{shared} groups (patients or procedures) of the calibration images are also "
+                    f"in training, which has {len(self.groups)}: split by group, for example with "
+                    "`neroli split`."
+                )
+        rows = _rows(digests)
+        seen = np.isin(rows, _rows(self.digests))
+        if seen.sum() > MAX_OVERLAP * len(seen):
+            raise CalibrationOverlap(
+                f"{seen.sum()} of {len(seen)} calibration images are also training images, more "
+                f"than {MAX_OVERLAP:.0%}: calibrate on images held out from training."
+            )
+        first = np.zeros_like(seen)
+        first[np.unique(rows, return_index=True)[1]] = True
+        return torch.from_numpy(first & ~seen)
+
+
+def _rows(digests: Tensor) -> np.ndarray[tuple[int], np.dtype[np.bytes_]]:
+    return digests.contiguous().numpy().view(f"S{DIGEST_BYTES}")[:, 0]
+
+
+def _salted(salt: Tensor, groups: Tensor) -> Tensor:
+    """The distinct groups, hashed once more together with a hash of the salt."""
+    key = digest(as_bytes_array(salt).data)
+    distinct = np.unique(_rows(groups))
+    hashes = b"".join(digest(key, bytes(group).ljust(DIGEST_BYTES, b"\0")) for group in distinct)
+    return torch.frombuffer(bytearray(hashes), dtype=torch.uint8).view(-1, DIGEST_BYTES)

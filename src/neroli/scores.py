@@ -26,6 +26,7 @@ from neroli.verdicts import GuardedBatch
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
+        ("name", pa.string()),
         ("predicted_class", pa.int64()),
         ("predicted_name", pa.string()),
         ("score", pa.float64()),
@@ -99,6 +100,7 @@ class ScoreTable:
         verdicts, names = batch.verdicts, self._class_names
         columns = zip(
             batch.ids,
+            batch.names,
             verdicts.predicted_class.tolist(),
             verdicts.score.tolist(),
             verdicts.p_value.tolist(),
@@ -107,16 +109,19 @@ class ScoreTable:
         )
         self._rows += [
             {
-                "id": name,
+                "id": identity,
+                "name": name,
                 "predicted_class": predicted,
                 "predicted_name": names[predicted] if names else None,
                 "score": score,
                 "p_value": p_value,
                 "is_ood": is_ood,
             }
-            for name, predicted, score, p_value, is_ood in columns
+            for identity, name, predicted, score, p_value, is_ood in columns
         ]
-        self._rows += [{"id": failure.id, "error": failure.reason} for failure in batch.failures]
+        self._rows += [
+            {"name": failure.name, "error": failure.reason} for failure in batch.failures
+        ]
         self._end = batch.end
         if len(self._rows) >= PART_ROWS:
             self.flush()
@@ -145,7 +150,7 @@ class ScoreTable:
                 images += len(table)
                 flagged += table["is_ood"].to_pylist().count(True)
                 broken = table.filter(pa.compute.is_valid(table["error"]))
-                failures += map(Failure, broken["id"].to_pylist(), broken["error"].to_pylist())
+                failures += map(Failure, broken["name"].to_pylist(), broken["error"].to_pylist())
         with self._lock:
             shutil.rmtree(self._partial, ignore_errors=True)
         return Summary(images, flagged, tuple(failures))

@@ -23,13 +23,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from neroli.activations import BATCH_SIZE, Activations
-from neroli.data.sources import Content, Failure
+from neroli.data.sources import Content, Failure, ImageBatch
 from neroli.errors import ArtefactError, InvalidInput
 from neroli.files import DIGEST_BYTES, atomic_path, is_free, locked
 from neroli.head import LinearHead
 
 SCHEMA_VERSION = 1
 SHARD_ROWS = 1024
+_TAPS, _EXTRAS = "taps/", "extras/"
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class ActivationStore:
 
     @property
     def has_labels(self) -> bool:
-        return all(shard.has_labels for shard in self._shards if shard.rows)
+        return all("labels" in shard.names for shard in self._shards if shard.rows)
 
     @property
     def failures(self) -> list[Failure]:
@@ -120,7 +121,14 @@ class ActivationStore:
 
     def digests(self) -> Tensor:
         """Hashes of the images' contents in order, ``[N, 16]`` uint8."""
-        return torch.cat([shard.digests() for shard in self._shards])
+        return torch.cat([shard.tensor("digests") for shard in self._shards if shard.rows])
+
+    def groups(self) -> Tensor | None:
+        """Hashes of what the images belong to (a patient), ``[N, 16]`` uint8; None if unknown."""
+        shards = [shard for shard in self._shards if shard.rows]
+        if not all("groups" in shard.names for shard in shards):
+            return None
+        return torch.cat([shard.tensor("groups") for shard in shards])
 
     def batches(self, batch_size: int = BATCH_SIZE) -> Iterator[Activations]:
         """All images in order, at most ``batch_size`` at a time, read from disk as they come."""
@@ -155,7 +163,7 @@ class StoreWriter:
         self.path = Path(path)
         self._head = head
         self._manifest = _StoreManifest(key=key, origin=origin)
-        self._pending: list[tuple[Activations, Tensor]] = []
+        self._pending: list[tuple[Activations, Tensor, Tensor | None]] = []
         self._failures: list[Failure] = []
         self._end = 0
         self._shards = 0
@@ -177,28 +185,23 @@ class StoreWriter:
         """Position in the image source from which to go on."""
         return self._end
 
-    def append(
-        self,
-        activations: Activations | None,
-        digests: Tensor | None = None,
-        failures: Sequence[Failure] = (),
-        end: int | None = None,
-    ) -> None:
+    def append(self, activations: Activations | None, images: ImageBatch | None = None) -> None:
         """Add some images, in order.
 
         Args:
             activations: of the readable ones among them, if any.
-            digests: ``[N, 16]`` uint8 hashes of their contents; zeros when left out.
-            failures: the others.
-            end: position in the source behind these images; counted on when left out.
+            images: the batch they are of; without it they have no hashes.
         """
         rows = 0 if activations is None else len(activations)
         if activations is not None and rows:
-            zeros = torch.zeros(rows, DIGEST_BYTES, dtype=torch.uint8)
-            self._pending.append((activations.to("cpu"), zeros if digests is None else digests))
-        self._failures += failures
-        self._end = self._end + rows + len(failures) if end is None else end
-        if sum(len(a) for a, _ in self._pending) + len(self._failures) >= SHARD_ROWS:
+            if images is None:
+                digests, groups = torch.zeros(rows, DIGEST_BYTES, dtype=torch.uint8), None
+            else:
+                digests, groups = images.digests, images.groups
+            self._pending.append((activations.to("cpu"), digests, groups))
+        self._failures += () if images is None else images.failures
+        self._end = self._end + rows if images is None else images.end
+        if sum(len(pending[0]) for pending in self._pending) + len(self._failures) >= SHARD_ROWS:
             self.flush()
 
     def flush(self) -> None:
@@ -208,16 +211,21 @@ class StoreWriter:
         tensors: dict[str, Tensor] = {}
         ids: Sequence[str] | None = None
         if self._pending:
-            activations = Activations.concatenate([a for a, _ in self._pending])
+            parts, digests, groups = zip(*self._pending, strict=True)
+            activations = Activations.concatenate(parts)
             ids = activations.ids
             tensors = {"features": activations.features, "logits": activations.logits}
-            tensors["digests"] = torch.cat([d for _, d in self._pending])
+            tensors |= {f"{_TAPS}{name}": value for name, value in activations.taps.items()}
+            tensors |= {f"{_EXTRAS}{name}": value for name, value in activations.extras.items()}
+            tensors["digests"] = torch.cat(digests)
             if activations.labels is not None:
                 tensors["labels"] = activations.labels
+            if all(group is not None for group in groups):
+                tensors["groups"] = torch.cat(groups)
         header = {
             "end": self._end,
             "ids": ids,
-            "failures": [[failure.id, failure.reason] for failure in self._failures],
+            "failures": [[failure.name, failure.reason] for failure in self._failures],
         }
         with atomic_path(self.path / f"shard-{self._shards:06d}.safetensors") as path:
             save_file(
@@ -278,9 +286,8 @@ class _Shard:
         self._path = path
         try:
             with safe_open(path, "pt") as file:
-                names = file.keys()
-                self.has_labels = "labels" in names
-                self.rows = file.get_slice("logits").get_shape()[0] if "logits" in names else 0
+                self.names = frozenset(file.keys())
+                self.rows = file.get_slice("logits").get_shape()[0] if "logits" in self.names else 0
             self.end: int = self._header()["end"]
         except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
             raise ArtefactError(
@@ -291,12 +298,10 @@ class _Shard:
     def failures(self) -> list[Failure]:
         return [Failure(name, reason) for name, reason in self._header()["failures"]]
 
-    def digests(self) -> Tensor:
-        if not self.rows:
-            return torch.empty(0, DIGEST_BYTES, dtype=torch.uint8)
+    def tensor(self, name: str) -> Tensor:
         with safe_open(self._path, "pt") as file:
-            digests: Tensor = file.get_tensor("digests")
-        return digests
+            tensor: Tensor = file.get_tensor(name)
+        return tensor
 
     def activations(self) -> Activations:
         """The rows of this shard, mapped from the file rather than read into memory."""
@@ -304,9 +309,16 @@ class _Shard:
             return Activations(
                 file.get_tensor("features"),
                 file.get_tensor("logits"),
-                file.get_tensor("labels") if self.has_labels else None,
+                file.get_tensor("labels") if "labels" in self.names else None,
                 self._header()["ids"],
+                *(
+                    {n.removeprefix(kind): file.get_tensor(n) for n in self._of(kind)}
+                    for kind in (_TAPS, _EXTRAS)
+                ),
             )
+
+    def _of(self, kind: str) -> list[str]:
+        return sorted(name for name in self.names if name.startswith(kind))
 
     def _header(self) -> dict[str, Any]:
         with safe_open(self._path, "pt") as file:

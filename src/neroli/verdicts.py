@@ -42,16 +42,18 @@ class Verdicts:
 
 @dataclass(frozen=True, eq=False)
 class GuardedBatch:
-    """Some of many images: ids and verdicts of the readable ones, and the others with the reason.
+    """Some of many images: verdicts on the readable ones, and the others with the reason.
 
     Attributes:
-        ids: names of the N readable images; their positions where the source has no names.
+        ids: hashes of the contents of the N readable images.
+        names: what their source calls them; their positions where it has no names.
         verdicts: of these N images.
         failures: images that could not be read.
         end: position in the source behind this batch.
     """
 
     ids: tuple[str, ...]
+    names: tuple[str, ...]
     verdicts: Verdicts
     failures: tuple[Failure, ...]
     end: int

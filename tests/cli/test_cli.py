@@ -63,7 +63,7 @@ def test_score_gives_the_numbers_of_the_python_api(
     assert json.loads(result.stdout)["images"] == 40
     rows = read_rows(out)
     verdicts = Guard.load(guard, trained_colour_network())(sorted((pictures / "new").iterdir()))
-    assert [row["id"] for row in rows] == sorted(p.name for p in (pictures / "new").iterdir())
+    assert [row["name"] for row in rows] == sorted(p.name for p in (pictures / "new").iterdir())
     torch.testing.assert_close(
         torch.tensor([float(row["score"]) for row in rows]), verdicts.score, rtol=1e-5, atol=1e-6
     )
@@ -94,7 +94,7 @@ def test_every_unreadable_file_is_a_row_with_its_reason_and_the_exit_code_says_s
     result = run("score", guard, tmp_path / "new", "--out", out)
     assert result.exit_code == 3
     assert "unreadable image 'empty.png' is empty" in result.stderr
-    rows = {str(row["id"]): row for row in read_rows(out)}
+    rows = {str(row["name"]): row for row in read_rows(out)}
     assert len(rows) == 44
     assert rows["empty.png"]["score"] is None
     assert "0 bytes" in str(rows["empty.png"]["error"])
@@ -171,8 +171,8 @@ REFUSED = {
     "resize": (["--resize", "big"], "--resize takes pixels"),
     "head": (["--head", "fc"], "no module 'fc'"),
     "weights": (["--weights", "gone.pt"], "no weights file"),
-    "train": (["--train", "gone"], "'gone' is not a folder"),
-    "calibration": (["--calibration", "gone"], "'gone' is not a folder"),
+    "train": (["--train", "gone"], "There is no file or folder 'gone'"),
+    "calibration": (["--calibration", "gone"], "There is no file or folder 'gone'"),
     "device": (["--device", "abacus"], "Cannot run on device 'abacus'"),
     "too few for the rate": (["--false-alarm-rate", "0.01"], "needs at least 230"),
 }
@@ -248,7 +248,7 @@ def test_a_scoring_run_killed_half_way_goes_on_and_has_every_row_once(
     _, errors = process.communicate()
     assert process.returncode == 0, errors
     rows = read_rows(out)
-    assert [row["id"] for row in rows] == [f"{i:05d}.png" for i in range(6000)]
+    assert [row["name"] for row in rows] == [f"{i:05d}.png" for i in range(6000)]
     verdicts = Guard.load(guard, trained_colour_network())(sources)
     scores = torch.tensor([row["score"] for row in rows]).view(-1, 40)
     torch.testing.assert_close(scores, verdicts.score.expand(150, 40), rtol=1e-4, atol=1e-5)
@@ -267,7 +267,7 @@ def test_a_lost_part_of_an_interrupted_run_is_scored_again(
     (partial / "part-000001.parquet").unlink()
     (partial / "part-000003.parquet").write_bytes(b"damaged")
     assert run(*arguments).exit_code == 0
-    assert len({row["id"] for row in read_rows(out)}) == len(read_rows(out)) == 40
+    assert len({row["name"] for row in read_rows(out)}) == len(read_rows(out)) == 40
 
 
 def test_other_peoples_files_are_left_alone(guard: Path, pictures: Path, tmp_path: Path) -> None:

@@ -22,21 +22,23 @@ CLASSES = {name: index for index, name in enumerate(COLOURS)}
 def test_a_folder_yields_its_images_in_sorted_order_with_labels(tmp_path: Path) -> None:
     write_pictures(tmp_path, 30, seed=1)
     (tmp_path / "notes.txt").write_text("not an image")
-    source = ImageFolder(tmp_path, CLASSES)
+    source = ImageFolder(tmp_path).labelled(CLASSES)
     batches = list(source.batches(COLOUR_PREPROCESSING, 8))
     assert [len(batch.images) for batch in batches] == [8, 8, 8, 6]
     assert [batch.end for batch in batches] == [8, 16, 24, 30]
-    ids = [name for batch in batches for name in batch.ids or ()]
-    assert ids == sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.png"))
+    names = [name for batch in batches for name in batch.names]
+    assert names == sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.png"))
     pictures, labels = colour_images(30, seed=1)
-    for row, name in enumerate(ids):
+    for row, name in enumerate(names):
         number = int(Path(name).stem)
         batch = batches[row // 8]
         expected = COLOUR_PREPROCESSING(Image.fromarray(pictures[number]))
         assert torch.equal(batch.images[row % 8], expected)
         assert batch.labels is not None
         assert batch.labels[row % 8] == labels[number]
-        assert bytes(batch.digests[row % 8].numpy()) == digest((tmp_path / name).read_bytes())
+        content = digest((tmp_path / name).read_bytes())
+        assert bytes(batch.digests[row % 8].numpy()) == content
+        assert batch.ids[row % 8] == content.hex()
 
 
 @pytest.mark.parametrize("workers", [1, 4])
@@ -55,7 +57,7 @@ def test_unreadable_images_are_recorded_and_skipped(tmp_path: Path) -> None:
     Image.new("RGB", (9, 8)).save(tmp_path / "0010.png")
     batches = list(ImageFolder(tmp_path).batches(COLOUR_PREPROCESSING, 5))
     assert sum(len(batch.images) for batch in batches) == 9
-    failures = {f.id: f.reason for batch in batches for f in batch.failures}
+    failures = {f.name: f.reason for batch in batches for f in batch.failures}
     assert failures.keys() == {"0003.png", "0007.png", "0010.png"}
     assert "0 bytes" in failures["0003.png"]
     assert "9x8 pixels after preprocessing, the first readable image 8x8" in failures["0010.png"]
@@ -80,10 +82,10 @@ def test_folders_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     write_pictures(tmp_path, 6, seed=1)
     (tmp_path / "empty").mkdir()
     with pytest.raises(NotEnoughImages, match="class folder 'empty'"):
-        ImageFolder(tmp_path, CLASSES | {"empty": 3})
+        ImageFolder(tmp_path).labelled(CLASSES | {"empty": 3})
     Image.new("RGB", (8, 8)).save(tmp_path / "stray.png")
     with pytest.raises(InvalidInput, match="'stray.png'.*in no class folder"):
-        ImageFolder(tmp_path, CLASSES)
+        ImageFolder(tmp_path).labelled(CLASSES)
 
 
 def test_linked_folders_are_read_once_and_hidden_ones_not(tmp_path: Path) -> None:
@@ -94,8 +96,12 @@ def test_linked_folders_are_read_once_and_hidden_ones_not(tmp_path: Path) -> Non
     (root / "loop").symlink_to(root)
     write_pictures(root / ".ipynb_checkpoints", 3, seed=3, by_class=False)
     source = ImageFolder(root)
-    assert [name for name in source.ids if "/" not in name] == ["0000.png", "0001.png", "0002.png"]
-    assert sum(name.startswith("linked/") for name in source.ids) == 6
+    assert [name for name in source.names if "/" not in name] == [
+        "0000.png",
+        "0001.png",
+        "0002.png",
+    ]
+    assert sum(name.startswith("linked/") for name in source.names) == 6
     assert source.size == 9
 
 
@@ -107,20 +113,22 @@ def test_file_names_of_any_bytes_can_be_read(tmp_path: Path) -> None:
     assert len(next(source.batches(COLOUR_PREPROCESSING, 1)).images) == 1
 
 
-def test_loaders_may_yield_images_labels_and_ids() -> None:
+def test_loaders_may_yield_images_labels_names_and_groups() -> None:
     images, labels = colour_tensors(10)
     plain = list(ImageLoader([images[:4], images[4:]]).batches(None, 99))
     assert [batch.labels for batch in plain] == [None, None]
     dataset = TensorDataset(images, labels)
     pairs = list(ImageLoader(DataLoader(dataset, batch_size=4)).batches(None, 99))
     assert torch.equal(torch.cat([batch.labels for batch in pairs]), labels)  # type: ignore[misc]
-    named = [(images, labels, torch.arange(10))]
+    named = [(images, labels, torch.arange(10), ["ann"] * 4 + ["bob"] * 6)]
     (batch,) = ImageLoader(named).batches(None, 99)
-    assert batch.ids == tuple("0123456789")
+    assert batch.groups is not None
+    assert len(batch.groups.unique(dim=0)) == 2
+    assert batch.names == tuple("0123456789")
     later = ImageLoader(DataLoader(dataset, batch_size=4)).batches(None, 99, start=4)
     assert next(later).end == 8
     (rest,) = ImageLoader([(images, labels)]).batches(None, 99, start=7)
-    assert rest.ids == ("7", "8", "9")
+    assert rest.names == ("7", "8", "9")
     assert torch.equal(rest.images, images[7:])
 
 
@@ -137,8 +145,8 @@ def test_loaders_that_run_dry_or_yield_too_much_are_refused() -> None:
         ImageLoader(iter([torch.zeros(1, 3, 8, 8)]))
     pictures = [Image.new("RGB", (8, 8)), Image.new("RGB", (8, 8))]
     assert len(next(ImageLoader([pictures]).batches(COLOUR_PREPROCESSING, 1)).images) == 2
-    with pytest.raises(InvalidInput, match="4 values"):
-        list(ImageLoader([(1, 2, 3, 4)]).batches(None, 1))
+    with pytest.raises(InvalidInput, match="5 values"):
+        list(ImageLoader([(1, 2, 3, 4, 5)]).batches(None, 1))
 
 
 def test_images_in_any_form_are_the_same_tensor(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from neroli import __version__
-from neroli.cli import demo, fit, inspect, score
+from neroli.cli import demo, fit, inspect, score, split
 
 app = typer.Typer(
     name="neroli",
@@ -35,6 +35,7 @@ def _options(
 app.command("fit")(fit.fit)
 app.command("score")(score.score)
 app.command("inspect")(inspect.inspect)
+app.command("split")(split.split)
 app.command("demo")(demo.demo)
 
 

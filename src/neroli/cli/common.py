@@ -14,6 +14,7 @@ import typer
 if TYPE_CHECKING:
     from neroli.data.preprocessing import Preprocessing
     from neroli.data.sources import Failure
+    from neroli.data.tables import Columns
 
 ERROR = 1
 SOME_UNREADABLE = 3
@@ -22,6 +23,15 @@ EXIT_CODES = "Exit code 0: done; 1: not done, with the reason; 3: done, but some
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images through the network at a time.")]
 Device = Annotated[str, typer.Option(help="Where the network runs: cpu, cuda, cuda:1, mps.")]
+
+
+PathColumn = Annotated[str | None, typer.Option(help="Of a table: files. [default: path]")]
+LabelColumn = Annotated[str | None, typer.Option(help="Of a table: classes. [default: label]")]
+GroupColumn = Annotated[
+    str | None,
+    typer.Option(help="Of a table: patients or procedures, if known. [default: group]"),
+]
+Every = Annotated[int, typer.Option(min=1, help="Of a video: take every n-th frame.")]
 
 
 @contextmanager
@@ -56,9 +66,19 @@ def emit(as_json: bool, facts: dict[str, Any], text: Callable[[], str]) -> None:
 def list_unreadable(failures: Sequence[Failure], what: str = "image") -> None:
     """List unreadable images on standard error; the first twenty, and how many there were."""
     for failure in failures[:20]:
-        print(f"neroli: unreadable {what} {failure.id!r} {failure.reason}", file=sys.stderr)
+        print(f"neroli: unreadable {what} {failure.name!r} {failure.reason}", file=sys.stderr)
     if len(failures) > 20:
         print(f"neroli: ... and {len(failures) - 20} more unreadable {what}s", file=sys.stderr)
+
+
+def columns_named(
+    path: str | None = None, label: str | None = None, group: str | None = None
+) -> Columns:
+    """The columns of a table, those not named by their default names."""
+    from neroli.data.tables import Columns
+
+    given = {"path": path, "label": label, "group": group}
+    return Columns(**{kind: name for kind, name in given.items() if name is not None})
 
 
 def preprocessing_with(

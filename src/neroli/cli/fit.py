@@ -1,4 +1,4 @@
-"""``neroli fit``: fit and calibrate a guard on image folders."""
+"""``neroli fit``: fit and calibrate a guard."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ from neroli.cli.common import (
     SOME_UNREADABLE,
     BatchSize,
     Device,
+    GroupColumn,
     Json,
+    LabelColumn,
+    PathColumn,
+    columns_named,
     emit,
     list_unreadable,
     preprocessing_with,
@@ -25,10 +29,19 @@ from neroli.cli.common import (
 
 
 def fit(
-    model: Annotated[str, typer.Option(help="timm:NAME or package.module:factory.")],
-    train: Annotated[Path, typer.Option(help="Training images, one subfolder a class.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            help="timm:NAME, torchvision:NAME, hf:FOLDER, export:FILE or package.module:factory."
+        ),
+    ],
+    train: Annotated[
+        Path,
+        typer.Option(help="Training images: a folder with one subfolder a class, a table, a tar."),
+    ],
     calibration: Annotated[
-        Path, typer.Option(help="Held-out images of the same kind, not used in training.")
+        Path,
+        typer.Option(help="Held-out images of the same kind, not used in training; no labels."),
     ],
     out: Annotated[Path, typer.Option(help="Folder to save the guard in.")],
     weights: Annotated[
@@ -55,7 +68,7 @@ def fit(
         bool, typer.Option("--per-class", help="A threshold for every class with enough images.")
     ] = False,
     class_map: Annotated[
-        Path | None, typer.Option(help="JSON file: folder name to class index or name.")
+        Path | None, typer.Option(help="JSON file: folder or label to class index or name.")
     ] = None,
     resize: Annotated[
         str | None, typer.Option(help="Pixels of the shorter side, or HEIGHTxWIDTH.")
@@ -63,6 +76,9 @@ def fit(
     crop: Annotated[str | None, typer.Option(help="Pixels cut from the centre.")] = None,
     mean: Annotated[str | None, typer.Option(help="Per channel, of values in 0..1.")] = None,
     std: Annotated[str | None, typer.Option(help="Per channel, of values in 0..1.")] = None,
+    path_column: PathColumn = None,
+    label_column: LabelColumn = None,
+    group_column: GroupColumn = None,
     store: Annotated[
         Path | None, typer.Option(help="Folder to keep the activations in, for other detectors.")
     ] = None,
@@ -83,45 +99,46 @@ def fit(
     with reported(as_json):
         from neroli.artefact import free_folder
         from neroli.calibration import Promise
-        from neroli.classifier import Classifier
-        from neroli.data.folders import ImageFolder
+        from neroli.data.opening import open_images
+        from neroli.data.pictures import Pictures
         from neroli.detectors import create
         from neroli.errors import ClassMapError, NeroliWarning
-        from neroli.extraction import class_folder
+        from neroli.extraction import with_classes
         from neroli.guard import Guard
-        from neroli.models import load_model, model_source, own_class_names, own_preprocessing, to
+        from neroli.models import load_classifier, model_source
 
         promise = Promise(false_alarm_rate, guarantee, confidence, per_class)  # type: ignore[arg-type]
         chosen = create(detector, **dict(_setting(text) for text in setting or ()))
         out = out.resolve()
         replaces = (free_folder(out) / "manifest.json").exists()
-        held_out = ImageFolder(calibration)
-        promise.rank(held_out.size)  # too few images are better said before the work
-        network = to(device, load_model(model, weights))
-        classifier = Classifier(
-            network,
-            head,
-            preprocessing=preprocessing_with(own_preprocessing(network), resize, crop, mean, std),
-            class_names=own_class_names(network),
+        columns = columns_named(path_column, label_column, group_column)
+        training, held_out = (open_images(p, columns=columns) for p in (train, calibration))
+        if held_out.size is not None:
+            promise.rank(held_out.size)  # too few images are better said before the work
+        classifier = load_classifier(model, weights, head=head, device=device)
+        classifier.preprocessing = preprocessing_with(
+            classifier.preprocessing, resize, crop, mean, std
         )
-        training, folders = class_folder(classifier, train, class_map)
-        if classifier.class_names is None:
-            classifier.class_names = folders.names(classifier.head.num_classes)
+        match = None
+        if isinstance(training, Pictures):
+            training, match = with_classes(classifier, training, class_map)
+        if classifier.class_names is None and match is not None:
+            classifier.class_names = match.names(classifier.head.num_classes)
         guard = Guard(classifier, chosen)
         guard.model_source = model_source(model, weights, out)
         kept = store or out.with_name(f"{out.name}.partial")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NeroliWarning)  # said below, once
             guard.fit(training, store=kept / "training", batch_size=batch_size)
-        assert guard.agreement is not None
-        if guard.agreement.is_wrong and not allow_low_agreement:
+        agreement = guard.agreement
+        if agreement is not None and agreement.is_wrong and not allow_low_agreement:
+            rule = f" Labels were matched to classes {match.rule}:" if match else " So"
             raise ClassMapError(
-                f"{guard.agreement} Folders were matched to classes {folders.rule}: say which is "
-                "which with --class-map, or go on with --allow-low-agreement. The activations are "
-                f"kept in {str(kept)!r}."
+                f"{agreement}{rule} say which is which with --class-map, or go on with "
+                f"--allow-low-agreement. The activations are kept in {str(kept)!r}."
             )
-        if guard.agreement.is_doubtful:
-            print(f"neroli: warning: {guard.agreement}", file=sys.stderr)
+        if agreement is not None and agreement.is_doubtful:
+            print(f"neroli: warning: {agreement}", file=sys.stderr)
         guard.calibrate(
             held_out,
             false_alarm_rate,
@@ -145,9 +162,11 @@ def fit(
             "detector": chosen.name,
             "hyperparameters": chosen.hyperparameters(),
             "head": classifier.head_name,
-            "classes": folders.classes,
-            "classes_matched": folders.rule,
+            "preprocessing": str(classifier.preprocessing),
+            "classes": match.classes if match else None,
+            "classes_matched": match.rule if match else None,
             "training_images": guard.training.images,
+            "groups": guard.training.groups,
             "training_accuracy": guard.training.accuracy,
             "doubt": guard.training.doubt,
             "calibration_images": guard.held_out.images,
@@ -155,7 +174,7 @@ def fit(
             "threshold": guard.calibration.threshold,
             "class_thresholds": guard.held_out.class_thresholds,
             "promise": str(guard.held_out.promise),
-            "unreadable": [{"id": f.id, "reason": f.reason} for f in guard.unreadable],
+            "unreadable": [{"name": f.name, "reason": f.reason} for f in guard.unreadable],
         }
         list_unreadable(guard.unreadable)
         emit(as_json, facts, lambda: _text(facts))
@@ -181,13 +200,21 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 def _text(facts: dict[str, Any]) -> str:
+    groups = "" if facts["groups"] is None else f" of {facts['groups']} groups"
+    matched = "without labels"
+    if facts["classes"] is not None:
+        matched = f"{len(facts['classes'])} labels matched to classes {facts['classes_matched']}"
+    accuracy = ""
+    if facts["training_accuracy"] is not None:
+        accuracy = (
+            f"Training accuracy {facts['training_accuracy']:.2%}: compare it with what you know of "
+            "the model; much lower means a wrong class order or preprocessing "
+            f"({facts['preprocessing']}).\n"
+        )
     return (
         f"{'Replaced' if facts['replaced'] else 'Saved'} the guard in {facts['guard']}: "
-        f"{facts['detector']} on {facts['training_images']} "
-        f"training images, {len(facts['classes'])} folders matched to classes "
-        f"{facts['classes_matched']}.\n"
-        f"Training accuracy {facts['training_accuracy']:.2%}: compare it with what you know of the "
-        "model; much lower means a wrong class order or preprocessing.\n"
+        f"{facts['detector']} on {facts['training_images']} training images{groups}, {matched}.\n"
+        f"{accuracy}"
         f"Calibrated on {facts['calibration_images']} images "
         f"({facts['duplicates_dropped']} dropped as copies or training images): "
         f"{facts['promise']}; threshold {facts['threshold']:.6g}."

@@ -12,7 +12,10 @@ from neroli.cli.common import (
     SOME_UNREADABLE,
     BatchSize,
     Device,
+    Every,
     Json,
+    PathColumn,
+    columns_named,
     emit,
     list_unreadable,
     reported,
@@ -21,34 +24,42 @@ from neroli.cli.common import (
 
 def score(
     guard: Annotated[Path, typer.Argument(help="Folder of a saved guard.")],
-    images: Annotated[Path, typer.Argument(help="Folder of images, looked through to its depth.")],
+    images: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of images or DICOM files, table, tar, array file, video or single image."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Table to write: .parquet, .csv or .jsonl.")],
     model: Annotated[
         str | None, typer.Option(help="The model, if the guard does not say or it has moved.")
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="The model's weights, likewise.")] = None,
+    path_column: PathColumn = None,
+    every: Every = 1,
     batch_size: BatchSize = 64,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Score every image below a folder: predicted class, score, p-value and verdict, a row each.
+    """Score every image of a source: predicted class, score, p-value and verdict, a row each.
 
     Interrupted, the same command goes on where it stopped.
     """
     with reported(as_json):
         from neroli.artefact import read_manifest
-        from neroli.data.folders import ImageFolder
+        from neroli.data.opening import open_images
         from neroli.files import text_digest
         from neroli.guard import Guard
         from neroli.models import load_saved_model, to
         from neroli.scores import ScoreTable
 
         manifest = read_manifest(guard)
-        source = ImageFolder(images)
+        columns = columns_named(path_column)
+        source = open_images(images, columns=columns, every=every)
         network = to(device, load_saved_model(manifest.model_source, guard, model, weights))
         loaded = Guard.load(guard, network)
         loaded.check_calibrated()
-        key = text_digest([manifest.model_dump_json(), source.fingerprint])
+        key = text_digest([manifest.model_dump_json(), str(source.fingerprint)])
         table = ScoreTable(out, key, manifest)
         try:
             for batch in loaded.stream(source, start=table.position, batch_size=batch_size):
@@ -62,7 +73,7 @@ def score(
             "images": summary.images,
             "flagged": summary.flagged,
             "promise": str(loaded.held_out.promise),
-            "unreadable": [{"id": f.id, "reason": f.reason} for f in summary.failures],
+            "unreadable": [{"name": f.name, "reason": f.reason} for f in summary.failures],
         }
         list_unreadable(summary.failures)
         emit(as_json, facts, lambda: _text(facts))

@@ -19,17 +19,17 @@ from torch import Tensor
 from neroli.data.images import array_pictures, loaded_picture, read_image
 from neroli.data.preprocessing import Preprocessing
 from neroli.errors import InvalidInput, NotEnoughImages, UnreadableImage
-from neroli.files import DIGEST_BYTES, tensor_digest
+from neroli.files import DIGEST_BYTES, digest, tensor_digest
 
-Content = Literal["file", "tensor"]
-"""What the hash of an image is of: the bytes of its file, or of the network's input."""
+Content = Literal["file", "picture", "tensor"]
+"""What the hash of an image is of: the bytes of its file, its pixels, or the network's input."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An image that could not be read: its id, and why."""
+    """An image that could not be read: its name, and why."""
 
-    id: str
+    name: str
     reason: str
 
 
@@ -40,24 +40,33 @@ class ImageBatch:
     Attributes:
         images: ``[B, channels, height, width]``.
         labels: ``[B]`` int64, or None.
-        ids: B strings; positions where the images have no names.
+        names: B strings; positions where the images have no names.
         digests: ``[B, 16]`` uint8 hashes of the images' contents.
+        groups: ``[B, 16]`` uint8 hashes of what they belong to, such as a patient, or None.
         failures: the images of this batch that could not be read.
         end: position in the source of the first image after this batch.
     """
 
     images: Tensor
     labels: Tensor | None
-    ids: tuple[str, ...]
+    names: tuple[str, ...]
     digests: Tensor
+    groups: Tensor | None
     failures: tuple[Failure, ...]
     end: int
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The hash of every image's content as text: its id in records, wherever it came from."""
+        return tuple(bytes(row).hex() for row in self.digests.numpy())
 
 
 class ImageSource(Protocol):
     """Images in a fixed order, as many times as asked."""
 
-    content: Content
+    @property
+    def content(self) -> Content:
+        """What the hashes of its images are of."""
 
     @property
     def fingerprint(self) -> str | None:
@@ -74,7 +83,8 @@ class ImageSource(Protocol):
 
 
 class ImageLoader:
-    """The batches of a data loader, or of any iterable: ``x``, ``(x, y)`` or ``(x, y, id)``.
+    """The batches of a data loader, or of any iterable, each ``(x, y, name, group)`` or a beginning
+    of it, and None where a value is unknown.
 
     ``x`` is a float tensor already preprocessed, or images as ``as_images`` takes them.
     """
@@ -103,17 +113,18 @@ class ImageLoader:
     ) -> Iterator[ImageBatch]:
         end = 0
         for item in self.loader:
-            images, labels, ids = _parts(item)
+            images, labels, given, groups = _parts(item)
             tensor = as_images(images, preprocessing)
-            names = ids or tuple(str(position) for position in range(end, end + len(tensor)))
+            names = given or tuple(str(position) for position in range(end, end + len(tensor)))
             skipped = slice(max(0, start - end), None)
             end += len(tensor)
             if end <= start:
                 continue
             tensor, names = tensor[skipped], names[skipped]
             labels = None if labels is None else labels[skipped]
+            groups = None if groups is None else groups[skipped]
             digests = stacked_digests([tensor_digest(image) for image in tensor])
-            yield ImageBatch(tensor, labels, names, digests, (), end)
+            yield ImageBatch(tensor, labels, names, digests, group_digests(groups), (), end)
 
 
 def as_images(images: Any, preprocessing: Preprocessing | None) -> Tensor:
@@ -130,6 +141,8 @@ def as_images(images: Any, preprocessing: Preprocessing | None) -> Tensor:
         InvalidInput: if they are none of these, hold NaN or infinity, differ in size, or need
             preprocessing and there is none. UnreadableImage is one of these.
     """
+    if isinstance(images, Tensor) and type(images) is not Tensor:
+        images = images.as_subclass(Tensor)  # MONAI's MetaTensor carries patient metadata
     if isinstance(images, Tensor) and images.is_floating_point():
         if images.ndim < 2 or 0 in images.shape:
             raise InvalidInput(f"Images must be a tensor [N, ...], got shape {list(images.shape)}.")
@@ -188,24 +201,41 @@ def _same_size(images: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(images))
 
 
-def _parts(item: Any) -> tuple[Any, Tensor | None, tuple[str, ...] | None]:
-    """Images, labels and ids of what a loader yields."""
+def _parts(
+    item: Any,
+) -> tuple[Any, Tensor | None, tuple[str, ...] | None, tuple[str, ...] | None]:
+    """Images, labels, names and groups of what a loader yields."""
     if not isinstance(item, tuple | list):
-        return item, None, None
+        return item, None, None, None
     if all(isinstance(image, Image.Image | str | Path) for image in item):
-        return item, None, None  # a list of images rather than images, labels and ids
-    if len(item) not in (1, 2, 3):
-        raise InvalidInput(f"A loader must yield x, (x, y) or (x, y, id), got {len(item)} values.")
-    images, labels, ids = (*item, None, None)[:3]
+        return item, None, None, None  # a list of images rather than images, labels and so on
+    if len(item) not in (1, 2, 3, 4):
+        raise InvalidInput(
+            f"A loader must yield x, (x, y), (x, y, name) or (x, y, name, group), got {len(item)} "
+            "values."
+        )
+    images, labels, names, groups = (*item, None, None, None)[:4]
     if labels is not None and not isinstance(labels, Tensor | np.ndarray | Sequence):
         raise InvalidInput(f"Labels must be a tensor [N], got {labels!r}.")
-    if isinstance(ids, Tensor | np.ndarray):
-        ids = ids.tolist()
     return (
         images,
         None if labels is None else torch.as_tensor(labels),
-        None if ids is None else tuple(str(i) for i in ids),
+        _texts(names),
+        _texts(groups),
     )
+
+
+def _texts(values: Any) -> tuple[str, ...] | None:
+    if isinstance(values, Tensor | np.ndarray):
+        values = values.tolist()
+    return None if values is None else tuple(str(value) for value in values)
+
+
+def group_digests(groups: Sequence[str] | None) -> Tensor | None:
+    """Hashes of what images belong to, ``[N, 16]`` uint8: all that is kept of a patient's name."""
+    if groups is None:
+        return None
+    return stacked_digests([digest(group.encode(errors="surrogateescape")) for group in groups])
 
 
 def stacked_digests(digests: list[bytes]) -> Tensor:

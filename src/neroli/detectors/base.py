@@ -14,6 +14,7 @@ from neroli.activations import Activations, ActivationSource
 from neroli.errors import ArtefactError, InvalidInput, NotFitted
 from neroli.fitting import Learning, fit
 from neroli.head import LinearHead
+from neroli.taps import NOTHING, Requirements
 from neroli.validation import check_types
 
 
@@ -35,6 +36,11 @@ class Detector(ABC):
     """What the command line and saved guards call it."""
 
     head: LinearHead | None = field(default=None, init=False, repr=False, compare=False)
+
+    @property
+    def requires(self) -> Requirements:
+        """What it needs beyond features and logits, as its hyper-parameters are now."""
+        return NOTHING
 
     def __post_init__(self) -> None:
         """Check and convert the hyper-parameters to their types; a subclass checks their ranges.
@@ -64,7 +70,8 @@ class Detector(ABC):
 
         Raises:
             NotFitted: if the detector learns from training images and has not yet.
-            InvalidInput: if the batch is of another model, or holds NaN or infinity.
+            InvalidInput: if the batch is of another model, lacks what is required, or holds NaN or
+                infinity.
         """
         missing = [f.name for f in self._learned_fields() if not hasattr(self, f.name)]
         if missing:
@@ -78,6 +85,7 @@ class Detector(ABC):
                 f"{expected[1]} classes, the batch has {batch.num_features} and "
                 f"{batch.num_classes}: it is of another model."
             )
+        self.requires.check(batch)
         batch.check_finite()
         with torch.no_grad():
             scores = self._placed(batch.features).compute(batch)

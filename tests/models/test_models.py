@@ -17,8 +17,6 @@ from neroli.models import (
     load_model,
     load_saved_model,
     model_source,
-    own_class_names,
-    own_preprocessing,
     read_weights,
     to,
 )

@@ -1,0 +1,389 @@
+"""DICOM files as a source: every frame is an image, by stated rules.
+
+Monochrome values go through the modality LUT or rescale, then the VOI LUT or else the first window,
+and what those put out becomes 0..255. Without either, values of up to 8 unsigned bits are taken
+over their whole range (8-bit ones as they are), others from the least to the greatest of the frame;
+a constant frame is black. MONOCHROME1 is inverted at the end. A value that is not a number is
+black. Windows in the functional groups of enhanced objects are not looked for. Palette colours go
+through their LUT, YBR becomes RGB, and colours of other than 8 bits are scaled by their whole range
+(16 bits: divided by 257). Anything else is unreadable rather than guessed, and so is a file that
+claims more frames than it has room for.
+
+Of the header only what places the pixels is used, and the tag that groups images, in memory.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from neroli.data.arrays import picture_digest
+from neroli.data.folders import files_below, stamp
+from neroli.data.images import MAX_PIXELS
+from neroli.data.pictures import Pictures
+from neroli.data.sources import Content
+from neroli.errors import InvalidInput, NotEnoughImages, UnreadableImage
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+Array = np.ndarray[Any, Any]
+
+MAX_FRAMES = 100_000
+"""More in one file are refused; half an hour of video has fewer."""
+
+EXTENSIONS = frozenset({".dcm", ".dicom"})
+_OF_JPEG_2000 = frozenset({"YBR_ICT", "YBR_RCT"})  # its decoders make RGB of these
+_COLOURS = _OF_JPEG_2000 | {"RGB", "YBR_FULL", "YBR_FULL_422"}
+_KINDS = _COLOURS | {"MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"}
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+_JPEG_2000 = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 201, 202, 203))
+
+
+class DicomReader:
+    """Reads single frames of DICOM files, each place a file and the position of a frame in it."""
+
+    content: Content = "picture"
+
+    def __init__(self, places: Sequence[tuple[Path, int]]) -> None:
+        self.places = places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def stamp(self, position: int) -> str:
+        path, frame = self.places[position]
+        return f"{stamp(path)} {frame}"
+
+    def read(self, position: int) -> tuple[bytes, Image.Image]:
+        picture = Image.fromarray(_frame(*self.places[position]))
+        return picture_digest(picture), picture
+
+
+class DicomFiles(Pictures):
+    """The frames of DICOM files in the order given.
+
+    Args:
+        paths: the files.
+        names: what each is called in results, the file's name when left out; the frames of a file
+            of several are called ``name#0``, ``name#1`` and so on.
+        group: keyword of the DICOM tag that says what an image belongs to, or None; a file without
+            it is a group of its own, and if all are there are no groups.
+        workers: threads that read and decode ahead of the network.
+
+    Raises:
+        NotEnoughImages: if there is no file.
+        InvalidInput: if names are not as many as the files, DICOM has no such tag, or pydicom is
+            not installed.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path | str],
+        names: Sequence[str] | None = None,
+        *,
+        group: str | None = "PatientID",
+        workers: int | None = None,
+    ) -> None:
+        files = [Path(path) for path in paths]
+        names = [path.name for path in files] if names is None else names
+        if len(names) != len(files):
+            raise InvalidInput(f"There are {len(names)} names for {len(files)} files.")
+        super().__init__(*_frames(files, names, group), workers=workers)
+
+
+class DicomFolder(Pictures):
+    """The frames of all DICOM files below a folder, in sorted order of the files.
+
+    These end in ``.dcm`` or ``.dicom``, or in nothing or a number and begin as DICOM files do. They
+    are named by their path relative to the folder.
+
+    Args:
+        root: the folder.
+        group: as of ``DicomFiles``.
+        workers: threads that read and decode ahead of the network.
+
+    Raises:
+        NotEnoughImages: if there is no DICOM file below it.
+        InvalidInput: if it is not a folder, one below it cannot be read, DICOM has no such tag, or
+            pydicom is not installed.
+    """
+
+    def __init__(
+        self, root: Path | str, *, group: str | None = "PatientID", workers: int | None = None
+    ) -> None:
+        files = files_below(Path(root), _is_dicom)
+        if not files:
+            raise NotEnoughImages(
+                f"There is no DICOM file in {str(root)!r} or below it "
+                f"(looked for {', '.join(sorted(EXTENSIONS))} and files without a suffix)."
+            )
+        paths = [Path(root, file) for file in files]
+        names = [file.as_posix() for file in files]
+        super().__init__(*_frames(paths, names, group), workers=workers)
+
+
+def _is_dicom(path: Path) -> bool:
+    suffix = path.suffix.lower()
+    if suffix and not suffix[1:].isdigit():  # a file named by its UID seems to end in a number
+        return suffix in EXTENSIONS
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def _frames(
+    files: Sequence[Path], names: Sequence[str], group: str | None
+) -> tuple[DicomReader, list[str], None, list[str] | None]:
+    """What ``Pictures`` is made of: a reader, and the name and group of every frame."""
+    _prepare_pydicom(group)
+    places, titles, groups, grouped = [], [], [], False
+    for path, name in zip(files, names, strict=True):
+        count, owner = 1, ""
+        try:
+            header = _header(path, group)
+            owner = _owner(header, group)
+            count = _frame_count(header, path)
+        except UnreadableImage:  # one image, recorded with its reason when it is read
+            pass
+        places += [(path, frame) for frame in range(count)]
+        titles += [name] if count == 1 else [f"{name}#{frame}" for frame in range(count)]
+        groups += [owner or name] * count
+        grouped |= bool(owner)
+    return DicomReader(places), titles, None, groups if grouped else None
+
+
+def _prepare_pydicom(group: str | None) -> None:
+    """Make sure that pydicom is there, knows the tag and keeps quiet.
+
+    What it warns of may quote a patient's header, and what it logs are errors that end up in the
+    record of failures. Both are silenced for the whole process, since ``warnings.catch_warnings``
+    is not safe with threads.
+    """
+    try:
+        from pydicom.datadict import tag_for_keyword
+    except ImportError:
+        raise InvalidInput(
+            "Reading DICOM files needs pydicom: install neroli with its [dicom] extra."
+        ) from None
+    if group is not None and tag_for_keyword(group) is None:
+        raise InvalidInput(
+            f"DICOM has no tag {group!r} to group images by: give a keyword such as 'PatientID' "
+            "or 'StudyInstanceUID'."
+        )
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"pydicom\.")
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+
+
+@contextmanager
+def _reasons() -> Iterator[None]:
+    """Turn whatever pydicom and decoders raise on a file into the reason it is unreadable."""
+    from pydicom.errors import InvalidDicomError
+
+    try:
+        yield
+    except UnreadableImage:
+        raise
+    except InvalidDicomError:
+        raise UnreadableImage("is not a DICOM file") from None
+    except OSError as error:
+        raise UnreadableImage(f"cannot be read: {error.strerror or error}") from None
+    except AttributeError:  # of the data set
+        raise UnreadableImage("has no pixel data, or does not say how to decode them") from None
+    except Exception as error:  # anything, on damaged files
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UnreadableImage(f"is damaged or cannot be decoded: {reason}") from None
+
+
+def _header(path: Path, group: str | None = None) -> Dataset:
+    """What a file says of its pixels, and what it belongs to."""
+    from pydicom import dcmread
+    from pydicom.filereader import read_file_meta_info
+
+    tags = "Rows Columns BitsAllocated SamplesPerPixel NumberOfFrames PhotometricInterpretation"
+    with _reasons():
+        # Of a deflated file pydicom inflates everything, a bomb too, just to read the header.
+        if read_file_meta_info(path).get("TransferSyntaxUID") == _DEFLATED:
+            raise UnreadableImage("is deflated as a whole; save it with another transfer syntax")
+        wanted = [*tags.split(), *([] if group is None else [group])]
+        return dcmread(path, stop_before_pixels=True, specific_tags=list(wanted))
+
+
+def _owner(header: Dataset, group: str | None) -> str:
+    """What an image belongs to, by the header; empty if that does not say."""
+    with _reasons():
+        value = None if group is None else header.get(group)
+        return "" if value is None else str(value).strip()
+
+
+def _frame_count(header: Dataset, path: Path) -> int:
+    """How many frames a file has.
+
+    Raises:
+        UnreadableImage: if it has none that can be decoded, or not the room for so many.
+    """
+    from pydicom.pixels.decoders.base import get_decoder
+
+    with _reasons():
+        rows, columns = int(header.get("Rows") or 0), int(header.get("Columns") or 0)
+        if not rows or not columns:
+            raise UnreadableImage("has no pixel data")
+        if rows * columns > MAX_PIXELS:
+            raise UnreadableImage(
+                f"is {columns}x{rows} pixels, more than the {MAX_PIXELS:,} allowed"
+            )
+        kind = header.get("PhotometricInterpretation")
+        syntax = header.file_meta.get("TransferSyntaxUID")
+        if kind not in _KINDS or (kind in _OF_JPEG_2000 and syntax not in _JPEG_2000):
+            raise UnreadableImage(
+                f"has the photometric interpretation {str(kind)[:20]!r}, for which there is no rule"
+            )
+        if not syntax:
+            raise UnreadableImage("does not say how its pixels are encoded (no transfer syntax)")
+        try:
+            decoder = get_decoder(syntax)
+        except NotImplementedError:
+            raise UnreadableImage(f"is encoded as {syntax.name}, which is not decoded") from None
+        frames = int(header.get("NumberOfFrames") or 1)
+        frame_bits = rows * columns * int(header.get("BitsAllocated") or 8)
+        frame_bits *= int(header.get("SamplesPerPixel") or 1)
+        if kind == "YBR_FULL_422":
+            frame_bits = frame_bits * 2 // 3
+        if not decoder.is_native:
+            frame_bits = 8 * 8  # at least the header of a fragment
+        room = min(path.stat().st_size * 8 // max(1, frame_bits), MAX_FRAMES)
+        if frames != 1 and not 1 <= frames <= room:
+            raise UnreadableImage(
+                f"claims to have {frames:,} frames, where there can be {room:,} at most"
+            )
+        return frames
+
+
+def _frame(path: Path, frame: int) -> Array:
+    """A frame as a viewer shows it: ``[H, W]`` or ``[H, W, 3]`` uint8."""
+    from pydicom.dataset import Dataset
+    from pydicom.pixels.decoders.base import get_decoder
+    from pydicom.pixels.utils import pixel_array
+
+    header = _header(path)
+    _frame_count(header, path)
+    syntax = header.file_meta.TransferSyntaxUID
+    if not get_decoder(syntax).is_available:
+        raise UnreadableImage(
+            f"needs a decoder for {syntax.name} that is not installed: "
+            "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
+        )
+    with _reasons():
+        dataset = Dataset()
+        return _shown(pixel_array(path, ds_out=dataset, index=frame), dataset)
+
+
+def _shown(values: Array, dataset: Dataset) -> Array:
+    """Decoded values as uint8, by the rules above."""
+    kind, bits = dataset.PhotometricInterpretation, int(dataset.get("BitsStored") or 64)
+    if (values.ndim == 3) != (kind in _COLOURS):
+        raise UnreadableImage(f"has values of shape {list(values.shape)}, which {kind} has not")
+    if kind.startswith("YBR_FULL") and values.dtype != np.uint8:
+        raise UnreadableImage(f"has {kind} pixels of {bits} bits, for which there is no rule")
+    with np.errstate(all="ignore"):  # what overflows or is no number is dealt with below
+        if kind in _COLOURS:
+            shares = values / (2**bits - 1)
+        elif kind == "PALETTE COLOR":
+            shares = _palette_colours(values, dataset)
+        else:
+            shares = _displayed(values, bits, dataset)
+        finite = np.nan_to_num(shares, nan=0.0, posinf=1.0, neginf=0.0)
+        shown: Array = np.rint(finite.clip(0, 1) * 255).astype(np.uint8)
+    return np.invert(shown) if kind == "MONOCHROME1" else shown
+
+
+def _displayed(stored: Array, bits: int, dataset: Dataset) -> Array:
+    """Monochrome values as shares of what the display can show, from 0 to 1."""
+    values, rising = stored, True
+    slope, intercept = _number(dataset, "RescaleSlope"), _number(dataset, "RescaleIntercept")
+    if modality := dataset.get("ModalityLUTSequence"):
+        item, rising = modality[0], False
+        values, _ = _looked_up(stored, item.LUTDescriptor, item.LUTData, dataset)
+    elif slope is not None and intercept is not None:
+        values, rising = stored.astype(np.float64) * slope + intercept, slope > 0
+    if lut := dataset.get("VOILUTSequence"):
+        values, depth = _looked_up(values, lut[0].LUTDescriptor, lut[0].LUTData, dataset)
+        return np.asarray(values / (2**depth - 1))
+    center, width = _number(dataset, "WindowCenter"), _number(dataset, "WindowWidth")
+    if center is not None and width is not None and width > 0:  # 0 and 0 stand for no window
+        function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
+        return _windowed(values.astype(np.float64), center, width, function)
+    if rising and bits <= 8 and dataset.get("PixelRepresentation") == 0:
+        return np.asarray(stored / (2**bits - 1))
+    values = values.astype(np.float64)
+    finite = values[np.isfinite(values)]
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+    return (values - low) / (high - low) if high > low else np.zeros(values.shape)
+
+
+def _windowed(values: Array, center: float, width: float, function: str) -> Array:
+    """Values through a window, from 0 to 1 where not clipped (DICOM PS3.3 C.11.2.1)."""
+    if function == "SIGMOID":
+        return np.asarray(1 / (1 + np.exp(-4 * (values - center) / width)))
+    if function == "LINEAR":
+        center, width = center - 0.5, width - 1
+        if width <= 0:  # a step
+            return np.where(values <= center, 0.0, 1.0)
+    elif function != "LINEAR_EXACT":
+        raise UnreadableImage(f"has the VOI LUT function {function[:20]!r}, which is not known")
+    return (values - center) / width + 0.5
+
+
+def _palette_colours(values: Array, dataset: Dataset) -> Array:
+    """Red, green and blue of palette positions, ``[H, W, 3]`` from 0 to 1."""
+    from pydicom.pixels.processing import apply_color_lut
+
+    if "RedPaletteColorLookupTableData" not in dataset:  # it has a segmented palette
+        colours = apply_color_lut(values, dataset)[..., :3]
+        return colours / np.iinfo(colours.dtype).max
+    channels = []
+    for colour in ("Red", "Green", "Blue"):
+        descriptor = dataset[f"{colour}PaletteColorLookupTableDescriptor"].value
+        data = dataset[f"{colour}PaletteColorLookupTableData"].value
+        channel, bits = _looked_up(values, descriptor, data, dataset)
+        channels.append(channel / (2**bits - 1))
+    return np.stack(channels, axis=-1)
+
+
+def _looked_up(values: Array, descriptor: Any, data: Any, dataset: Dataset) -> tuple[Array, int]:
+    """Values through a lookup table, and of how many bits its entries are (PS3.3 C.11.1.1).
+
+    pydicom's own functions keep positions in the type of the entries, which wraps around when an
+    8-bit table has more than 256 of them.
+    """
+    entries, first, bits = (int(number) for number in descriptor)
+    entries = entries or 2**16
+    if not 1 <= bits <= 16:
+        raise UnreadableImage(f"has a lookup table of {bits} bits")
+    if isinstance(data, bytes):
+        order = "<" if dataset.original_encoding[1] else ">"
+        data = np.frombuffer(data, f"{order}u2" if len(data) >= 2 * entries else np.uint8)
+    table = np.atleast_1d(np.asarray(data, np.int64))[:entries]
+    positions = np.rint(np.nan_to_num(values.astype(np.float64)) - first)
+    return table[positions.clip(0, len(table) - 1).astype(np.int64)], bits
+
+
+def _number(dataset: Dataset, keyword: str) -> float | None:
+    """The first value of an element, None if it is missing or empty."""
+    value = dataset.get(keyword)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        value = value[0] if value else None
+    if value is None or value == "":
+        return None
+    if not np.isfinite(float(value)):
+        raise UnreadableImage(f"has a {keyword} that is not a finite number")
+    return float(value)

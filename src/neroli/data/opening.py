@@ -1,0 +1,73 @@
+"""A source of images from a path: what kind it is shows in what lies there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from neroli.data.arrays import ArrayFile
+from neroli.data.folders import ImageFiles, ImageFolder, files_below
+from neroli.data.images import EXTENSIONS
+from neroli.data.sources import ImageSource
+from neroli.data.tables import TABLES, Columns, ImageTable
+from neroli.data.tars import ImageTar
+from neroli.errors import InvalidInput
+
+ARRAYS = frozenset({".npy", ".npz"})
+DICOM = frozenset({".dcm", ".dicom"})
+TARS = frozenset({".tar"})
+VIDEOS = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"})
+
+
+def open_images(path: Path | str, *, columns: Columns | None = None, every: int = 1) -> ImageSource:
+    """The images at a path.
+
+    Args:
+        path: a folder of images or of DICOM files, a CSV or Parquet table, a ``.npy`` or ``.npz``
+            file, a tar, a video, a DICOM file, or a single image file.
+        columns: of a table.
+        every: of a video: only every n-th frame is taken.
+
+    Raises:
+        InvalidInput: if there is nothing, or nothing of these kinds.
+        NotEnoughImages: if there is no image in it.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        return _opened_folder(path)
+    if not path.exists():
+        raise InvalidInput(f"There is no file or folder {str(path)!r}.")
+    if suffix in TABLES:
+        return ImageTable(path, columns)
+    if suffix in ARRAYS:
+        return ArrayFile(path)
+    if suffix in TARS:
+        return ImageTar(path)
+    if suffix in VIDEOS:
+        from neroli.data.video import Video
+
+        return Video(path, every=every)
+    if suffix in DICOM:
+        from neroli.data.dicom import DicomFiles
+
+        return DicomFiles([path])
+    if suffix in EXTENSIONS:
+        return ImageFiles([path])
+    known = sorted(TABLES | ARRAYS | TARS | VIDEOS | DICOM | EXTENSIONS)
+    raise InvalidInput(
+        f"{str(path)!r} is no source of images: give a folder, or a file that ends in "
+        f"{', '.join(known)} (an archive such as .tar.gz must be unpacked first)."
+    )
+
+
+def _opened_folder(root: Path) -> ImageSource:
+    found = {path.suffix.lower() for path in files_below(root, lambda path: True)}
+    if found & DICOM and found & EXTENSIONS:
+        raise InvalidInput(
+            f"{str(root)!r} holds both DICOM files and other images: give them as two folders."
+        )
+    if found & DICOM:
+        from neroli.data.dicom import DicomFolder
+
+        return DicomFolder(root)
+    return ImageFolder(root)

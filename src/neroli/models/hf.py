@@ -1,0 +1,162 @@
+"""Models of Hugging Face transformers, from a local folder."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from neroli.data.preprocessing import Preprocessing
+from neroli.errors import InvalidInput, ModelError, NeroliWarning
+from neroli.models import timm
+from neroli.models.loaded import LoadedModel, extra
+from neroli.models.torchvision import import_torchvision
+
+_RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+
+
+def load(folder: Path | str, state: Mapping[str, Tensor] | None) -> LoadedModel:
+    """The image classifier that a folder holds: ``config.json``, weights, and an image processor.
+
+    Args:
+        folder: as ``save_pretrained`` leaves it; nothing is downloaded and no code in it is run.
+        state: weights to be loaded instead of the folder's.
+
+    Raises:
+        ModelError: if transformers is missing, or there is no whole image classifier in the folder.
+    """
+    import_torchvision()
+    transformers = extra("hf", "transformers", f"hf:{folder}")
+    if not (Path(folder) / "config.json").is_file():
+        raise ModelError(f"There is no transformers model in {str(folder)!r} (no config.json).")
+    automatic = transformers.AutoModelForImageClassification
+    try:
+        if state is None:
+            module, report = automatic.from_pretrained(
+                folder, local_files_only=True, output_loading_info=True
+            )
+            _check_whole(folder, report)
+        else:
+            config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+            module = automatic.from_config(config)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(
+            f"Cannot load an image classifier from {str(folder)!r}: {str(error).splitlines()[0]}"
+        ) from None
+    names = [str(module.config.id2label[index]) for index in range(module.config.num_labels)]
+    unnamed = all(re.fullmatch(r"LABEL_\d+", name) for name in names)
+    return LoadedModel(
+        module.eval(), _preprocessing(folder, transformers, module), None if unnamed else names
+    )
+
+
+def _check_whole(folder: Path | str, report: Mapping[str, Any]) -> None:
+    """transformers fills what is missing with random numbers; a guard of those would be useless."""
+    missing = sorted(str(key) for key in report.get("missing_keys", ()))
+    other = sorted(str(key) for key in report.get("mismatched_keys", ()))
+    if missing or other:
+        raise ModelError(
+            f"The weights in {str(folder)!r} are not of an image classifier: "
+            f"{', '.join([*missing, *other][:3])} missing or of another shape. Was it saved after "
+            "it was trained to classify?"
+        )
+
+
+def _preprocessing(
+    folder: Path | str, transformers: Any, module: nn.Module
+) -> Preprocessing | None:
+    """What the folder's image processor does, where a ``Preprocessing`` does the same."""
+    inner = getattr(module, "timm_model", None)
+    if inner is not None:
+        return timm.preprocessing(inner)
+    if not (Path(folder) / "preprocessor_config.json").is_file():
+        return None
+    try:
+        processor = transformers.AutoImageProcessor.from_pretrained(
+            folder, local_files_only=True, backend="pil"
+        )
+    except (OSError, ValueError, ImportError, TypeError) as error:
+        raise ModelError(
+            f"Cannot load the image processor in {str(folder)!r}: {str(error).splitlines()[0]}"
+        ) from None
+    for candidate in _candidates(processor):
+        if all(_does_the_same(candidate, processor, picture) for picture in _PICTURES):
+            return candidate
+    warnings.warn(
+        f"The {type(processor).__name__} in {str(folder)!r} does something that neroli's "
+        "preprocessing does not (another channel order, padding): give images as float tensors "
+        "that went through it, or say --resize, --crop, --mean and --std.",
+        NeroliWarning,
+        stacklevel=2,
+    )
+    return None
+
+
+def _candidates(processor: Any) -> Iterator[Preprocessing]:
+    """Preprocessings an image processor's settings may mean: their meaning differs by its class."""
+    stated: dict[str, Any] = {name: getattr(processor, name, None) for name in _SETTINGS}
+    mean, std = stated["image_mean"], stated["image_std"]
+    if not stated["do_normalize"]:
+        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    crop = _size(stated["crop_size"]) if stated["do_center_crop"] else None
+    size = _size(stated["size"]) if stated["do_resize"] else None
+    pairs: list[tuple[Any, Any]] = [(size, crop)]
+    if isinstance(size, int):
+        share = stated["crop_pct"] or 224 / 256  # LeViT's is not stated
+        pairs += [
+            ((size, size), crop),
+            (int(size / share), crop or size),
+            (int(size / share), size),
+        ]
+    for resize, cut in pairs:
+        try:
+            yield Preprocessing(
+                mean=tuple(mean),
+                std=tuple(std),
+                resize=resize,
+                crop=cut,
+                interpolation=_RESAMPLING.get(int(stated["resample"] or 0), "bilinear"),  # type: ignore[arg-type]
+            )
+        except (InvalidInput, TypeError):
+            continue
+
+
+_SETTINGS = (
+    "do_resize", "size", "resample", "do_center_crop", "crop_size", "crop_pct", "do_normalize",
+    "image_mean", "image_std",
+)  # fmt: skip
+
+
+def _size(stated: Any) -> int | tuple[int, int] | None:
+    if isinstance(stated, int):
+        return stated
+    size = dict(stated or {})
+    if size.get("height") and size.get("width"):
+        return int(size["height"]), int(size["width"])
+    return int(size["shortest_edge"]) if size.get("shortest_edge") else None
+
+
+def _picture(height: int, width: int) -> Image.Image:
+    """Smooth colours and an edge, all three channels different."""
+    y, x = np.mgrid[:height, :width]
+    channels = [255 * y / height, 255 * x / width, 255.0 * (x > y)]
+    return Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8))
+
+
+_PICTURES = (_picture(300, 411), _picture(500, 340))
+
+
+def _does_the_same(candidate: Preprocessing, processor: Any, picture: Image.Image) -> bool:
+    try:
+        theirs: Tensor = processor(picture, return_tensors="pt")["pixel_values"][0]
+        ours = candidate(picture)
+    except (InvalidInput, KeyError, ValueError):
+        return False
+    return ours.shape == theirs.shape and torch.allclose(ours, theirs.float(), atol=1e-3)

@@ -1,0 +1,235 @@
+"""Feature taps: what detectors need from inside the network, pooled while it runs.
+
+A layer may return a map ``[N, C, H, W]`` (or ``[N, H, W, C]``), tokens ``[N, T, C]``, or a row
+``[N, C]``. It is pooled over space or over all tokens, the class token included, at the moment the
+layer returns it, so that nothing a later layer does in place is seen and no map is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from neroli.activations import Activations
+from neroli.errors import HeadNotFound, InvalidInput
+from neroli.running import Watcher, run, watched
+from neroli.validation import check_types
+
+Pooling = Literal["mean", "max", "sum"]
+Side = Literal["input", "output"]
+Axis = Literal["first", "last"]
+PREPOOL = ("prepool_max", "prepool_mean")
+"""Names of the pre-pool map's spatial maximum and mean in ``Activations.extras``."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place in the network, written ``"layer3"``, ``"avgpool@input"`` or ``"norm@relu,last"``.
+
+    Args:
+        layer: path of the module.
+        side: what it returns, or what it takes.
+        rectified: with negative values set to zero (a ReLU that is no module).
+        channels: where the channels of a map are; None finds out, if its height is its width.
+    """
+
+    layer: str
+    side: Side = "output"
+    rectified: bool = False
+    channels: Axis | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Site:
+        """The site that ``str()`` gives.
+
+        Raises:
+            InvalidInput: if it holds an unknown option.
+        """
+        layer, _, after = text.partition("@")
+        options = [option for option in after.split(",") if option]
+        unknown = [o for o in options if o not in ("input", "relu", "first", "last")]
+        if unknown or not layer:
+            raise InvalidInput(
+                f"{text!r} is no layer: write its path, or path@options with options of input, "
+                "relu, first and last (where its channels are)."
+            )
+        return cls(
+            layer,
+            "input" if "input" in options else "output",
+            "relu" in options,
+            "first" if "first" in options else "last" if "last" in options else None,
+        )
+
+    def __str__(self) -> str:
+        options = ["input"] * (self.side == "input") + ["relu"] * self.rectified
+        options += [self.channels] if self.channels else []
+        return self.layer + ("@" + ",".join(options) if options else "")
+
+    def value(self, taken: Tensor | None, given: Tensor | None) -> Tensor | None:
+        """The tensor at this place, of what the layer took and gave."""
+        value = given if self.side == "output" else taken
+        return value.relu() if value is not None and self.rectified else value
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A layer whose pooled output goes beside the features, as ``Activations.taps[str(tap)]``.
+
+    Args:
+        layer: path of the module, or more exactly a ``Site``.
+        pooling: how each channel is brought to one number an image.
+
+    Raises:
+        InvalidInput: if the pooling is unknown or the layer malformed.
+    """
+
+    layer: str
+    pooling: Pooling = "mean"
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        Site.parse(self.layer)
+
+    def __str__(self) -> str:
+        return f"{self.layer}:{self.pooling}"
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """What detectors need beyond features and logits.
+
+    Args:
+        taps: pooled outputs of layers.
+        prepool: spatial maximum and mean of the map that is pooled into the features, as
+            ``Activations.extras["prepool_max"]`` and ``["prepool_mean"]``.
+    """
+
+    taps: tuple[Tap, ...] = ()
+    prepool: bool = False
+
+    def __or__(self, other: Requirements) -> Requirements:
+        """What both need."""
+        taps = dict.fromkeys((*self.taps, *other.taps))
+        return Requirements(tuple(taps), self.prepool or other.prepool)
+
+    def check(self, batch: Activations) -> None:
+        """Raise InvalidInput, naming the first thing that a batch lacks."""
+        lacking = [str(tap) for tap in self.taps if str(tap) not in batch.taps]
+        if self.prepool:
+            lacking += [name for name in PREPOOL if name not in batch.extras]
+        if lacking:
+            raise InvalidInput(
+                f"The activations lack {lacking[0]!r}, which the detector requires: extract them "
+                "with requires=detector.requires."
+            )
+
+
+NOTHING = Requirements()
+
+
+def pooled(values: Tensor, pooling: Pooling, channels: Axis | None = None) -> Tensor:
+    """What a layer returned, pooled over all but images and channels.
+
+    Args:
+        values: ``[N, C]``, tokens ``[N, T, C]`` or a map ``[N, C, H, W]`` or ``[N, H, W, C]``.
+        pooling: how.
+        channels: "first" or "last"; None: last of tokens, found out of maps.
+
+    Returns:
+        ``[N, C]`` float32, or float64 if they are.
+
+    Raises:
+        InvalidInput: if it has no channels, or a map does not tell where they are.
+    """
+    if values.ndim < 2:
+        raise InvalidInput(f"A layer that returns {list(values.shape)} cannot be tapped.")
+    values = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+    if values.ndim == 2:
+        return values
+    last = channels == "last" or (channels is None and _channels_are_last(values))
+    flat = values.flatten(1, -2) if last else values.flatten(2).transpose(1, 2)
+    return flat.amax(1) if pooling == "max" else getattr(flat, pooling)(1)
+
+
+def watchers_of(taps: Mapping[str, Tap], into: dict[str, Tensor]) -> Iterator[tuple[str, Watcher]]:
+    """Watchers that put every tap's pooled values into a dict, under its name."""
+    for name, tap in taps.items():
+        yield Site.parse(tap.layer).layer, _pooling_watcher(tap, name, into)
+
+
+def _pooling_watcher(tap: Tap, name: str, into: dict[str, Tensor]) -> Watcher:
+    site = Site.parse(tap.layer)
+
+    def note(taken: Tensor | None, given: Tensor | None) -> None:
+        value = site.value(taken, given)
+        if value is not None:
+            # a copy, since [N, C] is not pooled and may be changed in place
+            into[name] = pooled(value, tap.pooling, site.channels).clone()
+
+    return note
+
+
+def _channels_are_last(values: Tensor) -> bool:
+    if values.ndim != 4:
+        return values.ndim == 3
+    shape = values.shape
+    if shape[2] == shape[3]:
+        return False
+    if shape[1] == shape[2]:
+        return True
+    raise InvalidInput(
+        f"A map of shape {list(shape)} does not tell where its channels are: name the layer with "
+        "'@first' or '@last'."
+    )
+
+
+def find_prepool(model: nn.Module, images: Tensor, features: Tensor) -> Site:
+    """Where the map stands whose spatial mean is the features: the last such place.
+
+    Args:
+        model: the classifier.
+        images: a few images ``[N, ...]``.
+        features: theirs, ``[N, D]``.
+
+    Raises:
+        HeadNotFound: if no module takes or returns such a map.
+    """
+    means: dict[Site, Tensor] = {}
+
+    def watcher(path: str) -> Watcher:
+        def note(taken: Tensor | None, given: Tensor | None) -> None:
+            for site in _places(path):
+                value = site.value(taken, given)
+                if value is None or value.ndim < 3 or value.numel() <= features.numel():
+                    continue  # no map, or one of a single pixel
+                axis = 1 if site.channels == "first" else -1
+                if value.shape[axis] == features.shape[1] and len(value) == len(features):
+                    means.pop(site, None)
+                    means[site] = pooled(value, "mean", site.channels)
+
+        return note
+
+    paths = [path for path, _ in model.named_modules() if path]
+    with watched(model, [(path, watcher(path)) for path in paths]):
+        run(model, images)
+    scale = max(1.0, float(features.abs().max()))
+    for site, mean in reversed(means.items()):
+        if float((mean.to(features) - features).abs().max()) <= 1e-4 * scale:
+            return site
+    raise HeadNotFound(
+        f"No map of this {type(model).__name__} is averaged over space into the features (it pools "
+        "otherwise, or a norm stands between): name the layer, Classifier(model, "
+        'prepool="path.to.layer").'
+    )
+
+
+def _places(path: str) -> list[Site]:
+    """The places at a layer, the best last."""
+    sides: tuple[Side, ...] = ("input", "output")
+    axes: tuple[Axis, ...] = ("last", "first")
+    return [Site(path, *place) for place in product(sides, (True, False), axes)]
