@@ -1,19 +1,16 @@
 """Models by name and their weights."""
 
 from pathlib import Path
-from types import ModuleType
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 
-from neroli import Classifier
+from neroli import Classifier, Preprocessing
 from neroli.artefact import ModelSource
 from neroli.errors import ModelError
 from neroli.models import (
-    import_torchvision,
+    load_classifier,
     load_model,
     load_saved_model,
     model_source,
@@ -23,12 +20,6 @@ from neroli.models import (
 from networks import colour_network, trained_colour_network
 
 
-def imported_timm() -> ModuleType:
-    """timm, which imports torchvision, which may need help beside a CPU build of torch."""
-    import_torchvision()
-    return pytest.importorskip("timm")
-
-
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
     save_file(trained_colour_network().state_dict(), tmp_path / "weights.safetensors")
@@ -36,9 +27,11 @@ def weights(tmp_path: Path) -> Path:
 
 
 def test_own_models_come_from_a_factory_with_weights(weights: Path) -> None:
-    model = load_model("networks:colour_network", weights)
+    loaded = load_model("networks:colour_network", weights)
     expected = trained_colour_network().state_dict()
-    assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
+    state = loaded.module.state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in state.items())
+    assert loaded.preprocessing is loaded.class_names is None
 
 
 def test_pt_files_are_read_without_unpickling_objects(tmp_path: Path) -> None:
@@ -81,6 +74,9 @@ def test_weights_of_another_model_are_refused_by_key_or_shape(tmp_path: Path) ->
     ("spec", "message"),
     [
         ("resnet18", "names no model"),
+        ("torchvision:resnet1", "torchvision has no classifier 'resnet1'.*resnet"),
+        ("hf:gone", "no transformers model in 'gone'"),
+        ("export:gone.pt2", "no exported program 'gone.pt2'"),
         ("gone.module:factory", "no module 'gone.module'"),
         ("networks:gone", "has no 'gone'"),
         ("own_models:not_a_factory", "gave a int"),
@@ -105,7 +101,7 @@ def test_batch_counters_may_be_missing_and_do_not_make_another_model(tmp_path: P
     state = trained_colour_network().state_dict()
     del state["1.num_batches_tracked"]
     save_file(state, tmp_path / "weights.safetensors")
-    model = load_model("networks:colour_network", tmp_path / "weights.safetensors")
+    model = load_model("networks:colour_network", tmp_path / "weights.safetensors").module
     expected = Classifier(trained_colour_network()).weights_hash()
     assert Classifier(model).weights_hash() == expected
 
@@ -115,37 +111,25 @@ def test_missing_weights_are_named(tmp_path: Path) -> None:
         load_model("networks:colour_network", tmp_path / "gone.pt")
 
 
-def test_timm_models_take_the_number_of_classes_from_their_weights(tmp_path: Path) -> None:
-    timm = imported_timm()
-    trained = timm.create_model("resnet18", pretrained=False, num_classes=5)
-    save_file(trained.state_dict(), tmp_path / "w.safetensors")
-    model = load_model("timm:resnet18", tmp_path / "w.safetensors")
-    assert torch.equal(model.fc.weight, trained.fc.weight)
-    preprocessing = own_preprocessing(model)
-    assert preprocessing is not None
-    assert (preprocessing.resize, preprocessing.crop) == (235, (224, 224))
-    assert preprocessing.mean == (0.485, 0.456, 0.406)
-    assert preprocessing.interpolation == "bicubic"
-
-
-def test_timm_preprocessing_equals_timms_own_transform() -> None:
-    data = imported_timm().data
-    draw = np.random.default_rng(0)
-    picture = Image.fromarray(draw.integers(0, 256, (300, 411, 3), dtype=np.uint8))
-    for name in ("resnet18", "vit_tiny_patch16_224", "efficientnet_b0"):
-        model = load_model(f"timm:{name}")
-        theirs = data.create_transform(**data.resolve_model_data_config(model))(picture)
-        ours = own_preprocessing(model)
-        assert ours is not None
-        torch.testing.assert_close(ours(picture), theirs, rtol=1e-4, atol=1e-5)
-
-
-def test_own_models_may_state_class_names() -> None:
-    model = colour_network()
-    assert own_class_names(model) is None
-    assert own_preprocessing(model) is None
-    model.class_names = ("a", "b", "c")
-    assert own_class_names(model) == ["a", "b", "c"]
+def test_own_models_may_state_class_names_and_preprocessing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "stating_model.py").write_text(
+        "from networks import colour_network\n"
+        "from neroli import Preprocessing\n"
+        "def make():\n"
+        "    model = colour_network()\n"
+        "    model.class_names = ('a', 'b', 'c')\n"
+        "    model.preprocessing = Preprocessing((0.5,) * 3, (0.25,) * 3, resize=8)\n"
+        "    return model\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    classifier = load_classifier("stating_model:make")
+    assert classifier.class_names == ["a", "b", "c"]
+    assert classifier.preprocessing is not None
+    assert classifier.preprocessing.resize == 8
+    other = Preprocessing((0.0,), (1.0,))
+    assert load_classifier("stating_model:make", preprocessing=other).preprocessing is other
 
 
 def test_a_guard_finds_its_weights_from_any_folder(

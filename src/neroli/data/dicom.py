@@ -1,15 +1,7 @@
-"""DICOM files as a source: every frame is an image, by stated rules.
+"""DICOM files as a source: every frame is an image, shown by the rules of ``dicom_values``.
 
-Monochrome values go through the modality LUT or rescale, then the VOI LUT or else the first window,
-and what those put out becomes 0..255. Without either, values of up to 8 unsigned bits are taken
-over their whole range (8-bit ones as they are), others from the least to the greatest of the frame;
-a constant frame is black. MONOCHROME1 is inverted at the end. A value that is not a number is
-black. Windows in the functional groups of enhanced objects are not looked for. Palette colours go
-through their LUT, YBR becomes RGB, and colours of other than 8 bits are scaled by their whole range
-(16 bits: divided by 257). Anything else is unreadable rather than guessed, and so is a file that
-claims more frames than it has room for.
-
-Of the header only what places the pixels is used, and the tag that groups images, in memory.
+A file that claims more frames than it has room for is unreadable. Of the header only what places
+the pixels is used, and the tag that groups images, in memory.
 """
 
 from __future__ import annotations
@@ -19,13 +11,13 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 from PIL import Image
 
 from neroli.data.arrays import picture_digest
-from neroli.data.folders import files_below, stamp
+from neroli.data.dicom_values import KINDS, OF_JPEG_2000, Array, shown
+from neroli.data.folders import files_below, folder_label, stamp
 from neroli.data.images import MAX_PIXELS
 from neroli.data.pictures import Pictures
 from neroli.data.sources import Content
@@ -34,15 +26,10 @@ from neroli.errors import InvalidInput, NotEnoughImages, UnreadableImage
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-Array = np.ndarray[Any, Any]
-
 MAX_FRAMES = 100_000
 """More in one file are refused; half an hour of video has fewer."""
 
 EXTENSIONS = frozenset({".dcm", ".dicom"})
-_OF_JPEG_2000 = frozenset({"YBR_ICT", "YBR_RCT"})  # its decoders make RGB of these
-_COLOURS = _OF_JPEG_2000 | {"RGB", "YBR_FULL", "YBR_FULL_422"}
-_KINDS = _COLOURS | {"MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"}
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _JPEG_2000 = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 201, 202, 203))
 
@@ -103,7 +90,7 @@ class DicomFolder(Pictures):
     """The frames of all DICOM files below a folder, in sorted order of the files.
 
     These end in ``.dcm`` or ``.dicom``, or in nothing or a number and begin as DICOM files do. They
-    are named by their path relative to the folder.
+    are named by their path relative to the folder. Labels are as of ``ImageFolder``.
 
     Args:
         root: the folder.
@@ -116,10 +103,12 @@ class DicomFolder(Pictures):
             pydicom is not installed.
     """
 
+    label_noun = "folder"
+
     def __init__(
         self, root: Path | str, *, group: str | None = "PatientID", workers: int | None = None
     ) -> None:
-        files = files_below(Path(root), _is_dicom)
+        files = files_below(Path(root), is_dicom)
         if not files:
             raise NotEnoughImages(
                 f"There is no DICOM file in {str(root)!r} or below it "
@@ -127,10 +116,12 @@ class DicomFolder(Pictures):
             )
         paths = [Path(root, file) for file in files]
         names = [file.as_posix() for file in files]
-        super().__init__(*_frames(paths, names, group), workers=workers)
+        labels = [folder_label(file) for file in files]
+        super().__init__(*_frames(paths, names, group, labels), workers=workers)
 
 
-def _is_dicom(path: Path) -> bool:
+def is_dicom(path: Path) -> bool:
+    """Whether a file is a DICOM file by its name, or without one that says so by its beginning."""
     suffix = path.suffix.lower()
     if suffix and not suffix[1:].isdigit():  # a file named by its UID seems to end in a number
         return suffix in EXTENSIONS
@@ -142,12 +133,19 @@ def _is_dicom(path: Path) -> bool:
 
 
 def _frames(
-    files: Sequence[Path], names: Sequence[str], group: str | None
-) -> tuple[DicomReader, list[str], None, list[str] | None]:
-    """What ``Pictures`` is made of: a reader, and the name and group of every frame."""
+    files: Sequence[Path],
+    names: Sequence[str],
+    group: str | None,
+    labels: Sequence[str] | None = None,
+) -> tuple[DicomReader, list[str], list[str] | None, list[str] | None]:
+    """What ``Pictures`` is made of: a reader, and the name, label and group of every frame."""
     _prepare_pydicom(group)
-    places, titles, groups, grouped = [], [], [], False
-    for path, name in zip(files, names, strict=True):
+    places: list[tuple[Path, int]] = []
+    titles: list[str] = []
+    stated: list[str] = []
+    groups: list[str] = []
+    grouped = False
+    for path, name, label in zip(files, names, labels or [""] * len(files), strict=True):
         count, owner = 1, ""
         try:
             header = _header(path, group)
@@ -157,9 +155,10 @@ def _frames(
             pass
         places += [(path, frame) for frame in range(count)]
         titles += [name] if count == 1 else [f"{name}#{frame}" for frame in range(count)]
-        groups += [owner or name] * count
+        stated += [label] * count
+        groups += [owner or str(path.resolve())] * count
         grouped |= bool(owner)
-    return DicomReader(places), titles, None, groups if grouped else None
+    return DicomReader(places), titles, stated if any(stated) else None, groups if grouped else None
 
 
 def _prepare_pydicom(group: str | None) -> None:
@@ -243,7 +242,7 @@ def _frame_count(header: Dataset, path: Path) -> int:
             )
         kind = header.get("PhotometricInterpretation")
         syntax = header.file_meta.get("TransferSyntaxUID")
-        if kind not in _KINDS or (kind in _OF_JPEG_2000 and syntax not in _JPEG_2000):
+        if kind not in KINDS or (kind in OF_JPEG_2000 and syntax not in _JPEG_2000):
             raise UnreadableImage(
                 f"has the photometric interpretation {str(kind)[:20]!r}, for which there is no rule"
             )
@@ -284,106 +283,4 @@ def _frame(path: Path, frame: int) -> Array:
         )
     with _reasons():
         dataset = Dataset()
-        return _shown(pixel_array(path, ds_out=dataset, index=frame), dataset)
-
-
-def _shown(values: Array, dataset: Dataset) -> Array:
-    """Decoded values as uint8, by the rules above."""
-    kind, bits = dataset.PhotometricInterpretation, int(dataset.get("BitsStored") or 64)
-    if (values.ndim == 3) != (kind in _COLOURS):
-        raise UnreadableImage(f"has values of shape {list(values.shape)}, which {kind} has not")
-    if kind.startswith("YBR_FULL") and values.dtype != np.uint8:
-        raise UnreadableImage(f"has {kind} pixels of {bits} bits, for which there is no rule")
-    with np.errstate(all="ignore"):  # what overflows or is no number is dealt with below
-        if kind in _COLOURS:
-            shares = values / (2**bits - 1)
-        elif kind == "PALETTE COLOR":
-            shares = _palette_colours(values, dataset)
-        else:
-            shares = _displayed(values, bits, dataset)
-        finite = np.nan_to_num(shares, nan=0.0, posinf=1.0, neginf=0.0)
-        shown: Array = np.rint(finite.clip(0, 1) * 255).astype(np.uint8)
-    return np.invert(shown) if kind == "MONOCHROME1" else shown
-
-
-def _displayed(stored: Array, bits: int, dataset: Dataset) -> Array:
-    """Monochrome values as shares of what the display can show, from 0 to 1."""
-    values, rising = stored, True
-    slope, intercept = _number(dataset, "RescaleSlope"), _number(dataset, "RescaleIntercept")
-    if modality := dataset.get("ModalityLUTSequence"):
-        item, rising = modality[0], False
-        values, _ = _looked_up(stored, item.LUTDescriptor, item.LUTData, dataset)
-    elif slope is not None and intercept is not None:
-        values, rising = stored.astype(np.float64) * slope + intercept, slope > 0
-    if lut := dataset.get("VOILUTSequence"):
-        values, depth = _looked_up(values, lut[0].LUTDescriptor, lut[0].LUTData, dataset)
-        return np.asarray(values / (2**depth - 1))
-    center, width = _number(dataset, "WindowCenter"), _number(dataset, "WindowWidth")
-    if center is not None and width is not None and width > 0:  # 0 and 0 stand for no window
-        function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
-        return _windowed(values.astype(np.float64), center, width, function)
-    if rising and bits <= 8 and dataset.get("PixelRepresentation") == 0:
-        return np.asarray(stored / (2**bits - 1))
-    values = values.astype(np.float64)
-    finite = values[np.isfinite(values)]
-    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
-    return (values - low) / (high - low) if high > low else np.zeros(values.shape)
-
-
-def _windowed(values: Array, center: float, width: float, function: str) -> Array:
-    """Values through a window, from 0 to 1 where not clipped (DICOM PS3.3 C.11.2.1)."""
-    if function == "SIGMOID":
-        return np.asarray(1 / (1 + np.exp(-4 * (values - center) / width)))
-    if function == "LINEAR":
-        center, width = center - 0.5, width - 1
-        if width <= 0:  # a step
-            return np.where(values <= center, 0.0, 1.0)
-    elif function != "LINEAR_EXACT":
-        raise UnreadableImage(f"has the VOI LUT function {function[:20]!r}, which is not known")
-    return (values - center) / width + 0.5
-
-
-def _palette_colours(values: Array, dataset: Dataset) -> Array:
-    """Red, green and blue of palette positions, ``[H, W, 3]`` from 0 to 1."""
-    from pydicom.pixels.processing import apply_color_lut
-
-    if "RedPaletteColorLookupTableData" not in dataset:  # it has a segmented palette
-        colours = apply_color_lut(values, dataset)[..., :3]
-        return colours / np.iinfo(colours.dtype).max
-    channels = []
-    for colour in ("Red", "Green", "Blue"):
-        descriptor = dataset[f"{colour}PaletteColorLookupTableDescriptor"].value
-        data = dataset[f"{colour}PaletteColorLookupTableData"].value
-        channel, bits = _looked_up(values, descriptor, data, dataset)
-        channels.append(channel / (2**bits - 1))
-    return np.stack(channels, axis=-1)
-
-
-def _looked_up(values: Array, descriptor: Any, data: Any, dataset: Dataset) -> tuple[Array, int]:
-    """Values through a lookup table, and of how many bits its entries are (PS3.3 C.11.1.1).
-
-    pydicom's own functions keep positions in the type of the entries, which wraps around when an
-    8-bit table has more than 256 of them.
-    """
-    entries, first, bits = (int(number) for number in descriptor)
-    entries = entries or 2**16
-    if not 1 <= bits <= 16:
-        raise UnreadableImage(f"has a lookup table of {bits} bits")
-    if isinstance(data, bytes):
-        order = "<" if dataset.original_encoding[1] else ">"
-        data = np.frombuffer(data, f"{order}u2" if len(data) >= 2 * entries else np.uint8)
-    table = np.atleast_1d(np.asarray(data, np.int64))[:entries]
-    positions = np.rint(np.nan_to_num(values.astype(np.float64)) - first)
-    return table[positions.clip(0, len(table) - 1).astype(np.int64)], bits
-
-
-def _number(dataset: Dataset, keyword: str) -> float | None:
-    """The first value of an element, None if it is missing or empty."""
-    value = dataset.get(keyword)
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        value = value[0] if value else None
-    if value is None or value == "":
-        return None
-    if not np.isfinite(float(value)):
-        raise UnreadableImage(f"has a {keyword} that is not a finite number")
-    return float(value)
+        return shown(pixel_array(path, ds_out=dataset, index=frame), dataset)

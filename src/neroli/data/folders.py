@@ -88,7 +88,7 @@ class ImageFolder(Pictures):
                 f"There is no image file in {str(root)!r} or below it "
                 f"(looked for {', '.join(sorted(EXTENSIONS))})."
             )
-        labels = [file.parts[0] if len(file.parts) > 1 else "" for file in files]
+        labels = [folder_label(file) for file in files]
         super().__init__(
             FileReader([self._root / file for file in files]),
             [file.as_posix() for file in files],
@@ -110,6 +110,11 @@ class ImageFolder(Pictures):
             f"{name!r} in {str(self._root)!r} lies in no class folder: move it into the subfolder "
             "of its class, or out of the training images."
         )
+
+
+def folder_label(file: Path) -> str:
+    """The first-level subfolder that a file, relative to the root, lies in; empty if in none."""
+    return file.parts[0] if len(file.parts) > 1 else ""
 
 
 def files_below(root: Path, wanted: Callable[[Path], bool]) -> list[Path]:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from neroli.data.arrays import ArrayFile
+from neroli.data.dicom import EXTENSIONS as DICOM
+from neroli.data.dicom import DicomFiles, DicomFolder, is_dicom
 from neroli.data.folders import ImageFiles, ImageFolder, files_below
 from neroli.data.images import EXTENSIONS
 from neroli.data.sources import ImageSource
 from neroli.data.tables import TABLES, Columns, ImageTable
 from neroli.data.tars import ImageTar
+from neroli.data.video import Video
 from neroli.errors import InvalidInput
 
 ARRAYS = frozenset({".npy", ".npz"})
-DICOM = frozenset({".dcm", ".dicom"})
 TARS = frozenset({".tar"})
 VIDEOS = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"})
 
@@ -44,12 +46,8 @@ def open_images(path: Path | str, *, columns: Columns | None = None, every: int 
     if suffix in TARS:
         return ImageTar(path)
     if suffix in VIDEOS:
-        from neroli.data.video import Video
-
         return Video(path, every=every)
     if suffix in DICOM:
-        from neroli.data.dicom import DicomFiles
-
         return DicomFiles([path])
     if suffix in EXTENSIONS:
         return ImageFiles([path])
@@ -62,12 +60,13 @@ def open_images(path: Path | str, *, columns: Columns | None = None, every: int 
 
 def _opened_folder(root: Path) -> ImageSource:
     found = {path.suffix.lower() for path in files_below(root, lambda path: True)}
-    if found & DICOM and found & EXTENSIONS:
+    has_dicom = bool(found & DICOM)
+    if not found & (DICOM | EXTENSIONS):
+        has_dicom = bool(
+            files_below(root, is_dicom)
+        )  # files without a suffix, as on hospital discs
+    if has_dicom and found & EXTENSIONS:
         raise InvalidInput(
             f"{str(root)!r} holds both DICOM files and other images: give them as two folders."
         )
-    if found & DICOM:
-        from neroli.data.dicom import DicomFolder
-
-        return DicomFolder(root)
-    return ImageFolder(root)
+    return DicomFolder(root) if has_dicom else ImageFolder(root)

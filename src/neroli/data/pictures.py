@@ -138,6 +138,10 @@ class Pictures:
             )
         return self._with(labels=[classes[label] for label in labels], stated_labels=None)
 
+    def unlabelled(self) -> Self:
+        """The same pictures without labels."""
+        return self._with(labels=None, stated_labels=None)
+
     def subset(self, positions: Sequence[int]) -> Self:
         """Some of the pictures, in the order of ``positions``.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -70,15 +69,16 @@ def load(name: str, state: Mapping[str, Tensor] | None) -> LoadedModel:
             f"torchvision has no weights {version!r} of {network}; it has "
             f"{', '.join(options.__members__) or 'none'}."
         )
-    if "transform_input" in inspect.signature(models.get_model_builder(network)).parameters:
+    with torch.device("meta"):  # its layers and their shapes, without numbers
+        outline: nn.Module = models.get_model(network, weights=None)
+    if hasattr(outline, "transform_input"):
         raise ModelError(
             f"torchvision's {network} may transform its input, which weights files do not record: "
             "write a function that makes yours, and name it package.module:function."
         )
-    module: nn.Module = models.get_model(network, weights=None)
-    classes = None if state is None else classes_in(state, module)
-    if classes is not None:
-        module = models.get_model(network, weights=None, num_classes=classes)
+    classes = None if state is None else classes_in(state, outline)
+    size = {} if classes is None else {"num_classes": classes}
+    module: nn.Module = models.get_model(network, weights=None, **size)
     if not options.__members__:
         return LoadedModel(module)
     chosen = options[version] if version else options.DEFAULT

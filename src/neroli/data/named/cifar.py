@@ -11,7 +11,7 @@ from neroli.data.arrays import ArrayReader
 from neroli.data.folders import stamp
 from neroli.data.named.cifar_layouts import Cifar, npz_array
 from neroli.data.named.layouts import count_remark, folders_with, only_folder
-from neroli.data.named.sets import Benchmark, NamedData, Nearness, OODSet, unlabelled
+from neroli.data.named.sets import Benchmark, NamedData, Nearness, OODSet
 from neroli.data.pictures import Pictures
 from neroli.data.tars import ImageTar
 from neroli.errors import InvalidInput
@@ -91,7 +91,7 @@ def _beside(root: Path, other: Cifar) -> list[OODSet]:
         sets.append(("mnist", _mnist(root / "mnist.npz"), "far"))
     if (root / "medical_mnist.tar").is_file():
         sets.append(("medical-mnist", ImageTar(root / "medical_mnist.tar"), "far"))
-    return [OODSet(n, unlabelled(images), near) for n, images, near in sets if images is not None]
+    return [OODSet(n, images.unlabelled(), near) for n, images, near in sets if images is not None]
 
 
 def _mnist(path: Path) -> Pictures:

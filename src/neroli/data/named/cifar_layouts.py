@@ -15,7 +15,6 @@ from neroli.data.arrays import ArrayFile
 from neroli.data.folders import ImageFolder
 from neroli.data.named.cifar_binary import binary_pictures
 from neroli.data.named.layouts import folder_names, listed, missing_folders, present, simplified
-from neroli.data.named.sets import indexed
 from neroli.data.pictures import Pictures
 from neroli.errors import InvalidInput
 
@@ -104,7 +103,7 @@ class Cifar:
         if missing:
             raise missing_folders(missing, folder, self.layout)
         indices = {spelled[simplified(name)]: i for i, name in enumerate(self.classes)}
-        return indexed(ImageFolder(folder).labelled(indices))
+        return ImageFolder(folder).labelled(indices)
 
     def _from_arrays(self, path: Path) -> Pictures:
         stated = npz_array(path, ("names",))

@@ -17,7 +17,7 @@ from neroli.data.named.layouts import (
     present,
     simplified,
 )
-from neroli.data.named.sets import Benchmark, NamedData, OODSet, indexed, unlabelled
+from neroli.data.named.sets import Benchmark, NamedData, OODSet
 from neroli.data.pictures import Pictures
 from neroli.data.tars import ImageTar
 from neroli.errors import InvalidInput, NotEnoughImages
@@ -95,9 +95,9 @@ class ClassFolders:
             remarks.append(f"No class of {self.name}, and left out: {listed(others)}.")
         if self.our_choice and chosen is None:
             remarks.append(self.our_choice)
-        id_sets = {"all": indexed(images.subset(id_rows).labelled(indices))}
+        id_sets = {"all": images.subset(id_rows).labelled(indices)}
         of_class = {name: images.subset(rows[folders[name]]) for name in ood_classes}
-        ood_sets = [OODSet(name, unlabelled(found), "near") for name, found in of_class.items()]
+        ood_sets = [OODSet(name, found.unlabelled(), "near") for name, found in of_class.items()]
         return NamedData(self.name, id_classes, id_sets, ood_sets, remarks)
 
     def _split(self, chosen: Sequence[str] | None) -> tuple[list[str], list[str]]:

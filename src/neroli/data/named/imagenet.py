@@ -13,7 +13,7 @@ from neroli.data.named.layouts import (
     only_folder,
     simplified,
 )
-from neroli.data.named.sets import Benchmark, NamedData, OODSet, indexed, unlabelled
+from neroli.data.named.sets import Benchmark, NamedData, OODSet
 from neroli.errors import InvalidInput
 
 CLASSES = 1_000
@@ -44,7 +44,7 @@ def load(root: Path) -> NamedData:
     splits = [split for split in COUNTS if (folder / split).is_dir()]
     wnids = _wnids(folder, splits)
     indices = {wnid: index for index, wnid in enumerate(wnids)}
-    id_sets = {split: indexed(ImageFolder(folder / split).labelled(indices)) for split in splits}
+    id_sets = {split: ImageFolder(folder / split).labelled(indices) for split in splits}
     remarks = [r for s in splits for r in count_remark(f"imagenet {s}", len(id_sets[s]), COUNTS[s])]
     ood_sets = []
     for name, (expected, spellings) in OOD_SETS.items():
@@ -52,7 +52,7 @@ def load(root: Path) -> NamedData:
         if place is None:
             remarks.append(f"There is no {name}: its folder would be {str(root / name)!r}.")
             continue
-        ood_sets.append(OODSet(name, unlabelled(ImageFolder(place)), "far"))
+        ood_sets.append(OODSet(name, ImageFolder(place).unlabelled(), "far"))
         remarks += count_remark(name, len(ood_sets[-1].images), expected)
     return NamedData("imagenet", wnids, id_sets, ood_sets, remarks)
 

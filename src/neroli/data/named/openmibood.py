@@ -10,7 +10,7 @@ from pathlib import Path
 
 from neroli.data.folders import ImageFolder
 from neroli.data.named.layouts import folder_names, missing_folders, only_folder
-from neroli.data.named.sets import Benchmark, NamedData, Nearness, OODSet, indexed, unlabelled
+from neroli.data.named.sets import Benchmark, NamedData, Nearness, OODSet
 from neroli.errors import InvalidInput
 
 LAYOUT = (
@@ -37,18 +37,18 @@ def load(root: Path) -> NamedData:
         if missing:
             raise missing_folders(missing, places[split], LAYOUT)
     indices = {name: index for index, name in enumerate(class_names)}
-    labelled = {split: indexed(images.labelled(indices)) for split, images in id_sets.items()}
+    labelled = {split: images.labelled(indices) for split, images in id_sets.items()}
     for name in _sets(folder / "csid"):
         shifted = ImageFolder(folder / "csid" / name)
         # A hospital or scanner need not have images of every class.
         seen = {label: indices[label] for label in shifted.stated_labels or () if label in indices}
-        labelled[f"csid/{name}"] = indexed(shifted.labelled(seen))
+        labelled[f"csid/{name}"] = shifted.labelled(seen)
     return NamedData(
         "openmibood",
         class_names,
         labelled,
         [
-            OODSet(name, unlabelled(ImageFolder(folder / nearness / name)), nearness)
+            OODSet(name, ImageFolder(folder / nearness / name).unlabelled(), nearness)
             for nearness in present
             for name in _sets(folder / nearness)
         ],

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -42,7 +41,7 @@ class NamedData:
 
     name: str
     class_names: list[str]
-    id_sets: dict[str, Pictures]
+    id_sets: Mapping[str, Pictures]
     ood_sets: list[OODSet] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
@@ -62,17 +61,3 @@ class Benchmark:
     about: str
     load: Callable[..., NamedData]
     choices: tuple[str, ...] = ()
-
-
-def indexed(images: Pictures) -> Pictures:
-    """The pictures with their class indices only: a guard would match stated labels once more."""
-    changed = copy.copy(images)
-    changed.stated_labels = None
-    return changed
-
-
-def unlabelled(images: Pictures) -> Pictures:
-    """The pictures without any labels, as those of other things have none that mean something."""
-    changed = indexed(images)
-    changed.labels = None
-    return changed
