@@ -57,8 +57,8 @@ class TrainingImages:
             shared = int(np.isin(_rows(_salted(self.digests, groups)), _rows(self.groups)).sum())
             if shared:
                 raise CalibrationOverlap(
-                    f"{shared} groups (patients or procedures) of the calibration images are also "
-                    f"in training, which has {len(self.groups)}: split by group, for example with "
+                    f"{shared} of the {len(self.groups)} training groups (patients or procedures) "
+                    "are also among the calibration images: split by group, for example with "
                     "`neroli split`."
                 )
         rows = _rows(digests)

@@ -122,11 +122,11 @@ def test_a_split_keeps_groups_whole_and_classes_in_proportion(
     assert training.groups is not None and held_out.groups is not None
     assert not set(training.groups) & set(held_out.groups)
     assert sorted(training.names + held_out.names) == sorted(source.names)
-    assert abs(len(held_out) / 60 - share) <= 1 / 12
+    assert abs(len(held_out) / 60 - share) <= 1 / 24  # half a group
     assert held_out.stated_labels is not None
     counts = np.unique(held_out.stated_labels, return_counts=True)[1]
     assert len(counts) == 3
-    assert counts.max() - counts.min() <= len(counts)
+    assert np.abs(counts / 20 - share).max() <= 0.15
     again = split(source, share, seed)
     assert again[1].names == held_out.names
     assert held_out.names == [name for name in source.names if name in set(held_out.names)]
@@ -145,7 +145,7 @@ def test_splits_that_cannot_be_are_refused(table: Path) -> None:
     with pytest.raises(InvalidInput, match="between 0 and 1, got 1.5"):
         split(source, 1.5)
     paths = [table.parent / name for name in source.names]
-    with pytest.raises(NotEnoughImages, match="All 60 images are of one group"):
+    with pytest.raises(NotEnoughImages, match="The 1 groups of these 60 images are too few"):
         split(ImageFiles(paths, groups=["ann"] * 60))
     with pytest.raises(NotEnoughImages, match="These 2 images cannot be split"):
         split(ImageFiles(paths[:2], labels=[0, 1]))

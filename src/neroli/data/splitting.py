@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold, train_test_split
+from sklearn.model_selection import train_test_split
 
 from neroli.data.pictures import Pictures
 from neroli.errors import InvalidInput, NotEnoughImages
 
-_FOLDS = 20
-"""Parts of equal class shares that groups are dealt into; some of them become calibration."""
+Array = np.ndarray[Any, Any]
 
 
 def split(pictures: Pictures, share: float = 0.2, seed: int = 0) -> tuple[Pictures, Pictures]:
@@ -33,24 +34,42 @@ def split(pictures: Pictures, share: float = 0.2, seed: int = 0) -> tuple[Pictur
         raise InvalidInput(f"share must lie between 0 and 1, got {share}.")
     rows = np.arange(len(pictures))
     classes = np.array(pictures.labels or pictures.stated_labels or [0] * len(rows))
-    if pictures.groups is None:
+    if pictures.groups is not None:
+        held_out = _held_out_groups(classes, np.array(pictures.groups), share, seed)
+        sides = rows[~held_out], rows[held_out]
+    else:
         try:
-            _, held_out = train_test_split(
-                rows, test_size=share, random_state=seed, stratify=classes
-            )
+            sides = train_test_split(rows, test_size=share, random_state=seed, stratify=classes)
         except ValueError as error:
             raise NotEnoughImages(f"These {len(rows)} images cannot be split: {error}") from None
-    else:
-        groups = np.array(pictures.groups)
-        folds = min(_FOLDS, len(np.unique(groups)))
-        if folds < 2:
-            raise NotEnoughImages(
-                f"All {len(rows)} images are of one group: there must be two groups to split them."
-            )
-        # a class may have fewer images than there are folds; scikit-learn warns of nothing else
-        kept = min(folds - 1, max(1, round(share * folds)))
-        dealt = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-        parts = [part for _, part in dealt.split(rows, classes, groups)]
-        held_out = np.concatenate(parts[:kept])
-    training = np.setdiff1d(rows, held_out)
-    return pictures.subset(training.tolist()), pictures.subset(np.sort(held_out).tolist())
+    training, calibration = (pictures.subset(np.sort(side).tolist()) for side in sides)
+    return training, calibration
+
+
+def _held_out_groups(classes: Array, groups: Array, share: float, seed: int) -> Array:
+    """Which images are of groups held out: bool ``[N]``.
+
+    Groups are looked at in random order; one is held out if that brings the number of images held
+    out of each class, as a share of the class, closer to what is wanted.
+    """
+    names, group_of = np.unique(groups, return_inverse=True)
+    kinds, class_of = np.unique(classes, return_inverse=True)
+    counts = np.zeros((len(names), len(kinds)))
+    np.add.at(counts, (group_of, class_of), 1)
+    total = counts.sum(0)
+    taken = np.zeros(len(kinds))
+    held_out = np.zeros(len(names), dtype=bool)
+    for group in np.random.default_rng(seed).permutation(len(names)):
+        more = taken + counts[group]
+        if (more < total).all() and _distance(more, total, share) < _distance(taken, total, share):
+            taken, held_out[group] = more, True
+    if not held_out.any():
+        raise NotEnoughImages(
+            f"The {len(names)} groups of these {len(classes)} images are too few or too large to "
+            f"hold out {share:.0%} of every class: give more groups or another share."
+        )
+    return np.asarray(held_out[group_of])
+
+
+def _distance(taken: Array, total: Array, share: float) -> float:
+    return float((((taken / total) - share) ** 2).sum())
