@@ -159,3 +159,34 @@ def test_whatever_the_model_raises_is_one_sentence() -> None:
 
     with pytest.raises(InvalidInput, match="cannot take images.*mask"):
         Classifier(Fails())(IMAGES)
+
+
+class Caching(nn.Module):
+    """Keeps what it computes in eval mode, and drops it when training begins (as LeViT does)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.cache = nn.Parameter(torch.ones(1)), None
+
+    def train(self, mode: bool = True) -> "Caching":
+        if mode:
+            self.cache = None
+        return super().train(mode)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            return x * self.weight
+        self.cache = self.weight.clone() if self.cache is None else self.cache
+        return x * self.cache
+
+
+def test_what_a_model_caches_in_eval_mode_is_dropped_when_its_training_goes_on() -> None:
+    model = nn.Sequential(Caching(), tiny_network()).train()
+    model[1][1].eval()  # a frozen batch norm
+    images = torch.randn(4, 3, 8, 8)
+    Classifier(model)(images)
+    assert model[0].training
+    assert not model[1][1].training
+    model[0].weight.data *= 3
+    expected = model[1].eval()(3 * images)
+    torch.testing.assert_close(model.eval()(images), expected)

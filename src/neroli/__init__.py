@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from neroli.fitting import fit
     from neroli.guard import Guard
     from neroli.head import LinearHead
+    from neroli.models import load_classifier
     from neroli.store import ActivationStore
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Preprocessing",
     "extract",
     "fit",
+    "load_classifier",
     "metrics",
 ]
 
@@ -37,6 +39,7 @@ _HOME = {
     "Preprocessing": "neroli.data.preprocessing",
     "extract": "neroli.extraction",
     "fit": "neroli.fitting",
+    "load_classifier": "neroli.models",
 }
 
 

@@ -58,16 +58,19 @@ def find_head(model: nn.Module, images: Tensor, name: str | None = None) -> Head
     if name is not None:
         return _checked(HeadPath.parse(name), model, calls, logits)
     single = {path: call for path, call in calls.items() if weight_and_bias(modules[path])}
-    reasons = []
+    close: list[str] = []
+    far: list[str] = []
     for path, (features, output) in reversed(single.items()):
         reason = _mismatch(modules[path], features, output, logits)
         if reason is None:
             return HeadPath((path,))
-        reasons.append(f"{path!r} {reason}")
+        (close if output.shape == logits.shape else far).append(f"{path!r} {reason}")
     for average in _averages(calls, logits):
         if _is_linear(average, model, calls, logits):
             return average
-    tried = "; ".join(reasons[:3]) or "it calls no linear layer or 1x1 convolution as a module"
+    tried = (
+        "; ".join([*close, *far][:3]) or "it calls no linear layer or 1x1 convolution as a module"
+    )
     raise HeadNotFound(
         f"No linear head found in this {type(model).__name__}: {tried}. "
         'Name the layer that yields the logits, Classifier(model, head="path.to.layer"), or let '

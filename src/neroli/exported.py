@@ -70,12 +70,14 @@ def with_linear_modules(program: ExportedProgram | GraphModule) -> GraphModule:
     Raises:
         ModelError: if it was exported in train mode, or for one batch size only.
     """
+    made_here = isinstance(program, ExportedProgram)
     source = program.module() if isinstance(program, ExportedProgram) else program
     assert isinstance(source, GraphModule)
     if not any(isinstance(node.target, OpOverload) for node in source.graph.nodes):
         return source  # traced by torch.fx, with modules of its own
     _check_usable(source)
-    module = GraphModule(source, copy.deepcopy(source.graph), "ExportedProgram")
+    graph = source.graph if made_here else copy.deepcopy(source.graph)
+    module = GraphModule(source, graph, "ExportedProgram")
     for node in list(module.graph.nodes):
         operands = _linear_operands(node)
         if operands is not None:

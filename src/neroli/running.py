@@ -34,8 +34,11 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             with torch.no_grad():
                 yield
         finally:
+            for module, training in modes:  # parents first: a child's own mode has the last word
+                if module.training != training:
+                    module.train(training)  # not the flag alone: some drop what they cached in eval
             for module, training in modes:
-                module.training = training
+                module.training = training  # also where a module's own train() sets other modes
 
 
 @contextmanager

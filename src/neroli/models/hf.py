@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,10 @@ def load(folder: Path | str, state: Mapping[str, Tensor] | None) -> LoadedModel:
     automatic = transformers.AutoModelForImageClassification
     try:
         if state is None:
-            module, report = automatic.from_pretrained(
-                folder, local_files_only=True, output_loading_info=True
-            )
+            with _without_progress_bar(transformers.utils.logging):
+                module, report = automatic.from_pretrained(
+                    folder, local_files_only=True, output_loading_info=True
+                )
             _check_whole(folder, report)
         else:
             config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
@@ -59,6 +61,17 @@ def load(folder: Path | str, state: Mapping[str, Tensor] | None) -> LoadedModel:
     return LoadedModel(
         module.eval(), _preprocessing(folder, transformers, module), None if unnamed else names
     )
+
+
+@contextmanager
+def _without_progress_bar(settings: Any) -> Iterator[None]:
+    shown = settings.is_progress_bar_enabled()
+    settings.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            settings.enable_progress_bar()
 
 
 def _check_whole(folder: Path | str, report: Mapping[str, Any]) -> None:
