@@ -13,17 +13,8 @@ from neroli.models import import_torchvision
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
-from architectures import (
-    ARCHITECTURES,
-    BOUND,
-    ENOUGH,
-    PAGE,
-    Architecture,
-    examine,
-    images_of,
-    logits_of,
-    randomise,
-)
+from architectures import BOUND, ENOUGH, PAGE, examine, images_of, logits_of, randomise
+from networks_surveyed import ARCHITECTURES, Architecture
 
 import_torchvision()  # before any of the three libraries is imported
 BY_NAME = {str(architecture): architecture for architecture in ARCHITECTURES}

@@ -155,6 +155,33 @@ class Calibration:
         counts = torch.bincount(self.predictions, minlength=self.num_classes)
         return ((counts == 0) & (expected >= 10)).nonzero()[:, 0].tolist()
 
+    def doubts(self, training: Sequence[int] | None, names: Sequence[str] | None) -> list[str]:
+        """For which classes the promise does not hold, a sentence each reason.
+
+        Args:
+            training: how many training images were predicted as each class; None if unknown.
+            names: of the classes, if known.
+        """
+
+        def listed(classes: list[int]) -> str:
+            shown = [str(c) if names is None else names[c] for c in classes[:10]]
+            return ", ".join(shown) + (", ..." if len(classes) > 10 else "")
+
+        doubts = []
+        if absent := self.absent_classes(training):
+            doubts.append(
+                f"No calibration image is predicted as {listed(absent)}: calibrate on images of "
+                "all kinds the classifier knows, or the promise does not hold for them."
+            )
+        pooled = self.pooled_classes
+        if self.promise.per_class and pooled:
+            doubts.append(
+                f"{len(pooled)} of {self.num_classes} classes have fewer than "
+                f"{self.promise.images_needed} calibration images and share one threshold, without "
+                f"a promise of their own: {listed(pooled)}."
+            )
+        return doubts
+
     @property
     def own_classes(self) -> list[int]:
         """Predicted classes with a threshold of their own."""

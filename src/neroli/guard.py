@@ -36,7 +36,7 @@ from neroli.errors import (
 )
 from neroli.extraction import IMAGE_BATCH, activations_of, as_source, stream, with_classes
 from neroli.fitting import fit
-from neroli.overlap import TrainingImages
+from neroli.overlap import TrainingImages, unchecked
 from neroli.store import ActivationStore
 from neroli.verdicts import GuardedBatch, Verdicts
 
@@ -175,20 +175,11 @@ class Guard:
             scored = [(self.detector.score(b), b.predictions) for b in activations.batches()]
             unreadable = activations.failures
             content = activations.origin.content if activations.origin else "tensor"
-        if content != self.training.content:
-            self._warn(
-                f"Training images are known by a hash of the {self.training.content}, calibration "
-                f"images of the {content}: images that are in both cannot be found and dropped."
-            )
-        if (self.training.groups is None) != (groups is None):
-            self._warn(
-                "Only one of training and calibration says which group (patient, procedure) an "
-                "image belongs to: whether a group is in both cannot be checked."
-            )
         scores = torch.cat([score for score, _ in scored])[fresh]
         predictions = torch.cat([predicted for _, predicted in scored])[fresh]
-        classes = self.classifier.head.num_classes
-        self.calibration = Calibration(scores, predictions, classes, promise)
+        self.calibration = Calibration(
+            scores, predictions, self.classifier.head.num_classes, promise
+        )
         self.held_out = CalibrationPart(
             images=len(scores),
             unreadable=len(unreadable),
@@ -199,18 +190,12 @@ class Guard:
         )
         self._unreadable["calibration"] = unreadable
         self._warn_of_unreadable("calibration")
-        if absent := self.calibration.absent_classes(self.training.predicted):
-            self._warn(
-                f"No calibration image is predicted as {self._class_list(absent)}: calibrate on "
-                "images of all kinds the classifier knows, or the promise does not hold for them."
-            )
-        pooled = self.calibration.pooled_classes
-        if per_class and pooled:
-            self._warn(
-                f"{len(pooled)} of {classes} classes have fewer than {promise.images_needed} "
-                f"calibration images and share one threshold, without a promise of their own: "
-                f"{self._class_list(pooled)}."
-            )
+        training = self.training
+        for doubt in (
+            *unchecked(training.content, content, training.groups is not None, groups is not None),
+            *self.calibration.doubts(training.predicted, self.classifier.class_names),
+        ):
+            self._warn(doubt)
         return self
 
     def __call__(self, images: Any) -> Verdicts:
@@ -366,8 +351,3 @@ class Guard:
     @staticmethod
     def _warn(text: str) -> None:
         warnings.warn(text, NeroliWarning, stacklevel=3)
-
-    def _class_list(self, classes: list[int]) -> str:
-        names = self.classifier.class_names
-        shown = [str(c) if names is None else names[c] for c in classes[:10]]
-        return ", ".join(shown) + (", ..." if len(classes) > 10 else "")

@@ -73,6 +73,29 @@ class TrainingImages:
         return torch.from_numpy(first & ~seen)
 
 
+def unchecked(training: str, calibration: str, groups: bool, their_groups: bool) -> list[str]:
+    """What cannot be checked of an overlap, a sentence each.
+
+    Args:
+        training: what the hashes of the training images are of.
+        calibration: what those of the calibration images are of.
+        groups: whether the groups of the training images are known.
+        their_groups: whether those of the calibration images are.
+    """
+    doubts = []
+    if calibration != training:
+        doubts.append(
+            f"Training images are known by a hash of the {training}, calibration images of the "
+            f"{calibration}: images that are in both cannot be found and dropped."
+        )
+    if groups != their_groups:
+        doubts.append(
+            "Only one of training and calibration says which group (patient, procedure) an image "
+            "belongs to: whether a group is in both cannot be checked."
+        )
+    return doubts
+
+
 def _rows(digests: Tensor) -> np.ndarray[tuple[int], np.dtype[np.bytes_]]:
     return digests.contiguous().numpy().view(f"S{DIGEST_BYTES}")[:, 0]
 
