@@ -15,6 +15,9 @@ from neroli.statistics import Statistic, accumulator, required
 Labelling = Literal["true", "predicted"]
 """Which class an image counts for: its label, or what the classifier predicted."""
 
+Counting = Labelling | Literal["correct"]
+"""The same, or only images for which both agree."""
+
 
 @dataclass(frozen=True, eq=False)
 class Gaussian:
@@ -75,25 +78,30 @@ class ClassMoments(Statistic[Moments]):
 
     Args:
         of: the quantity.
-        labels: count an image for its true or for its predicted class.
+        labels: count an image for its true or for its predicted class, or only if both agree.
+        allow_empty: give a class without any image zeros instead of an error.
 
     ``finalize`` raises NotEnoughImages, naming the first, if a class has no image.
     """
 
     of: Quantity
-    labels: Labelling = "true"
+    labels: Counting = "true"
+    allow_empty: bool = False
     _count: Tensor | None = accumulator()
     _mean: Tensor | None = accumulator()
     _scatter: Tensor | None = accumulator()
 
     @property
     def needs_labels(self) -> bool:
-        return self.labels == "true"
+        return self.labels != "predicted"
 
     def update(self, batch: Activations) -> None:
         values = batch.quantity(self.of)
         labels = batch.predictions if self.labels == "predicted" else batch.labels
         assert labels is not None, "fitting checks that labels are there"
+        if self.labels == "correct":
+            right = labels == batch.predictions
+            values, labels = values[right], labels[right]
         present, index = torch.unique(labels, return_inverse=True)
         count = torch.bincount(index, minlength=len(present)).to(torch.float64)
         mean = values.new_zeros(len(present), values.shape[1]).index_add_(0, index, values)
@@ -127,7 +135,7 @@ class ClassMoments(Statistic[Moments]):
         count, mean, scatter = required(self._count), self._mean, self._scatter
         assert mean is not None and scatter is not None
         empty = (count == 0).nonzero()[:, 0].tolist()
-        if empty:
+        if empty and not self.allow_empty:
             what, remedy = (
                 (
                     "was never predicted for a training image",
@@ -138,4 +146,4 @@ class ClassMoments(Statistic[Moments]):
             )
             more = f" (nor {len(empty) - 1} other classes)" if len(empty) > 1 else ""
             raise NotEnoughImages(f"Class {empty[0]}{more} {what}: {remedy}.")
-        return Moments(count, mean, scatter / count[:, None])
+        return Moments(count, mean, scatter / count.clamp(min=1)[:, None])

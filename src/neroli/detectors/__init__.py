@@ -3,6 +3,7 @@
 import difflib
 from typing import Any
 
+from neroli.detectors.about import Paper, parameter
 from neroli.detectors.base import Detector, learned
 from neroli.detectors.energy import Energy
 from neroli.detectors.entropy import Entropy
@@ -22,10 +23,12 @@ __all__ = [
     "LINe",
     "Learning",
     "MaxLogit",
+    "Paper",
     "create",
     "is_registered",
     "learned",
     "names",
+    "parameter",
     "register",
 ]
 

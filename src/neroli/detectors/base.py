@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from neroli.activations import Activations, ActivationSource
+from neroli.detectors.about import Assumption, Hyperparameter, Paper
 from neroli.errors import ArtefactError, InvalidInput, NotFitted
 from neroli.fitting import Learning, fit
 from neroli.head import LinearHead
@@ -27,13 +28,19 @@ def learned() -> Any:
 class Detector(ABC):
     """Tells how far an image lies outside the training distribution.
 
-    A subclass is a dataclass: its fields are the paper's hyper-parameters and, marked
-    ``learned()``, the tensors it learns. It implements ``compute`` and, unless it learns nothing,
-    ``learn``.
+    A subclass is a dataclass: its fields are the paper's hyper-parameters, declared with
+    ``parameter()``, and, marked ``learned()``, the tensors it learns. It implements ``compute``
+    and, unless it learns nothing, ``learn``.
     """
 
     name: ClassVar[str]
     """What the command line and saved guards call it."""
+    paper: ClassVar[Paper | None] = None
+    """Where it was published; None of what is common knowledge."""
+    measures: ClassVar[str]
+    """What its score is, a phrase for tables."""
+    assumes: ClassVar[tuple[Assumption, ...]] = ()
+    """What it takes for granted of the features and logits."""
 
     head: LinearHead | None = field(default=None, init=False, repr=False, compare=False)
 
@@ -43,12 +50,14 @@ class Detector(ABC):
         return NOTHING
 
     def __post_init__(self) -> None:
-        """Check and convert the hyper-parameters to their types; a subclass checks their ranges.
+        """Check the hyper-parameters, and convert them to their types.
 
         Raises:
-            InvalidInput: naming the one that has the wrong type.
+            InvalidInput: naming the one that has the wrong type or lies outside of its limits.
         """
         check_types(self)
+        for hyperparameter in self.declared():
+            hyperparameter.check(getattr(self, hyperparameter.name))
 
     def learn(self, head: LinearHead) -> Learning:
         """Ask for statistics of the training activations and keep what is learned from them."""
@@ -106,6 +115,11 @@ class Detector(ABC):
     @classmethod
     def _learned_fields(cls) -> list[Any]:
         return [f for f in fields(cls) if f.metadata.get("learned")]
+
+    @classmethod
+    def declared(cls) -> list[Hyperparameter]:
+        """Its hyper-parameters with their defaults, meanings and limits."""
+        return [Hyperparameter.of(f) for f in fields(cls) if f.init]
 
     def hyperparameters(self) -> dict[str, Any]:
         """The hyper-parameters by name."""

@@ -8,8 +8,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from neroli.activations import Activations
+from neroli.detectors.about import Paper, parameter
 from neroli.detectors.base import Detector
-from neroli.errors import InvalidInput
 
 
 @dataclass(eq=False)
@@ -17,18 +17,17 @@ class Energy(Detector):
     """Free energy: ``-T log sum_k exp(z_k / T)``.
 
     Args:
-        temperature: T, positive; the paper uses 1.
+        temperature: T; the paper uses 1.
 
     Source: Liu et al., NeurIPS 2020, arXiv 2010.03759, eq. 4.
     """
 
     name: ClassVar[str] = "energy"
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.temperature < float("inf"):
-            raise InvalidInput(f"temperature must be positive, got {self.temperature}.")
+    paper: ClassVar[Paper | None] = Paper(
+        "Liu et al.", 2020, "NeurIPS", "2010.03759", "Energy-based Out-of-distribution Detection"
+    )
+    measures: ClassVar[str] = "free energy of the logits, -T log Σ exp(z/T)"
+    temperature: float = parameter(1.0, "temperature of the logits", above=0)
 
     def compute(self, batch: Activations) -> Tensor:
         return -self.temperature * (batch.logits / self.temperature).logsumexp(dim=1)

@@ -21,6 +21,7 @@ class Entropy(Detector):
     """
 
     name: ClassVar[str] = "entropy"
+    measures: ClassVar[str] = "entropy of the softmax, -Σ p log p"
 
     def compute(self, batch: Activations) -> Tensor:
         entropy: Tensor = torch.special.entr(batch.logits.softmax(dim=1)).sum(dim=1)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from neroli.activations import Activations
+from neroli.detectors.about import Assumption, Paper, parameter
 from neroli.detectors.base import Detector, learned
 from neroli.errors import InvalidInput
 from neroli.fitting import Learning
@@ -45,6 +46,15 @@ class LINe(Detector):
     """
 
     name: ClassVar[str] = "line"
+    paper: ClassVar[Paper | None] = Paper(
+        "Ahn et al.",
+        2023,
+        "CVPR",
+        "2303.13995",
+        "LINe: Out-of-Distribution Detection by Leveraging Important Neurons",
+    )
+    measures: ClassVar[str] = "energy of the logits from important neurons and weights alone"
+    assumes: ClassVar[tuple[Assumption, ...]] = ("non-negative features",)
     published_settings: ClassVar[dict[str, tuple[float, float, float]]] = {
         "cifar10": (90.0, 90.0, 1.0),
         "cifar100": (90.0, 10.0, 1.0),
@@ -52,10 +62,12 @@ class LINe(Detector):
     }
     """weight_percentile, activation_percentile and clip of the paper, by training data."""
 
-    weight_percentile: float = 90.0
-    activation_percentile: float = 10.0
-    clip: float | None = None
-    labels: Labelling = "true"
+    weight_percentile: float = parameter(90.0, "% of weights removed", within=(0, 100))
+    activation_percentile: float = parameter(10.0, "% of neurons removed", within=(0, 100))
+    clip: float | None = parameter(
+        None, "where activations are clipped; None: their 95 % quantile", above=0
+    )
+    labels: Labelling = parameter("true", "class means over the true or the predicted class")
 
     threshold: Tensor = learned()
     """Where activations are clipped, a scalar."""
@@ -64,14 +76,6 @@ class LINe(Detector):
     kept: Tensor = learned()
     """How many of a column's greatest weights are kept for each predicted class, ``[C, D]``; none
     of a removed neuron's."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("weight_percentile", "activation_percentile"):
-            if not 0 <= getattr(self, name) <= 100:
-                raise InvalidInput(f"{name} must lie in 0..100, got {getattr(self, name)}.")
-        if self.clip is not None and not 0 < self.clip < float("inf"):
-            raise InvalidInput(f"clip must be positive, or None to learn it, got {self.clip}.")
 
     @classmethod
     def published(cls, dataset: str) -> LINe:

@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from neroli.activations import Activations
+from neroli.detectors.about import Paper
 from neroli.detectors.base import Detector
 
 
@@ -21,6 +22,14 @@ class MSP(Detector):
     """
 
     name: ClassVar[str] = "msp"
+    paper: ClassVar[Paper | None] = Paper(
+        "Hendrycks and Gimpel",
+        2017,
+        "ICLR",
+        "1610.02136",
+        "A Baseline for Detecting Misclassified and Out-of-Distribution Examples",
+    )
+    measures: ClassVar[str] = "one minus confidence, -max p"
 
     def compute(self, batch: Activations) -> Tensor:
         return -batch.logits.softmax(dim=1).amax(dim=1)

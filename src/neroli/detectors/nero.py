@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from neroli.activations import Activations
+from neroli.detectors.about import Paper, parameter
 from neroli.detectors.base import Detector, learned
 from neroli.errors import InvalidInput, NotEnoughImages
 from neroli.fitting import Learning
@@ -46,12 +47,24 @@ class NERO(Detector):
     """
 
     name: ClassVar[str] = "nero"
-    low_relevance_neurons: int | None = None
-    components: int | None = None
-    bias_term: bool = True
-    low_relevance_norm: bool = True
-    eps: float = 0.0
-    labels: Labelling = "true"
+    paper: ClassVar[Paper | None] = Paper(
+        "Chhetri et al.",
+        2025,
+        "MICCAI",
+        "2506.15404",
+        "NERO: Explainable Out-of-Distribution Detection with Neuron-level Relevance",
+    )
+    measures: ClassVar[str] = "distance of the neurons' relevance to the nearest class's usual one"
+    low_relevance_neurons: int | None = parameter(
+        None, "neurons of lowest relevance; None: 175, or 34 % of them where D < 256", at_least=1
+    )
+    components: int | None = parameter(
+        None, "principal components of relevance; None: 2/3 of the features", at_least=1
+    )
+    bias_term: bool = parameter(True, "add the relevance of the bias")
+    low_relevance_norm: bool = parameter(True, "multiply by the norm on the neurons above")
+    eps: float = parameter(0.0, "stabiliser of the relevance", within=(0, 1e30))
+    labels: Labelling = parameter("true", "class means over the true or the predicted class")
 
     centre: Tensor = learned()
     """Mean relevance of the training images, ``[D]``."""
@@ -61,15 +74,6 @@ class NERO(Detector):
     """Principal components of each class's mean relevance, ``[C, n]``."""
     bias_weight: Tensor = learned()
     """lambda: mean distance to the nearest centroid over mean ``|r_bias|``, both on training."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("low_relevance_neurons", "components"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InvalidInput(f"{name} must be at least 1, got {value}.")
-        if not 0 <= self.eps <= 1e30:
-            raise InvalidInput(f"eps must be zero or a positive number, got {self.eps}.")
 
     def learn(self, head: LinearHead) -> Learning:
         size = head.num_features
