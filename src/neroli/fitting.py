@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Generator, Sequence
 from itertools import islice
 from typing import Any, Protocol, TypeVar
@@ -10,7 +11,8 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from neroli.activations import ActivationSource
-from neroli.errors import InvalidInput, LabelsRequired, NotEnoughImages
+from neroli.assumptions import Assumption, Facts, GatherFacts
+from neroli.errors import InvalidInput, LabelsRequired, NeroliWarning, NotEnoughImages
 from neroli.head import LinearHead
 from neroli.statistics import Statistic
 from neroli.taps import NOTHING, Requirements
@@ -28,6 +30,10 @@ class Learner(Protocol):
     def requires(self) -> Requirements:
         """What it needs beyond features and logits."""
 
+    @property
+    def assumes(self) -> tuple[Assumption, ...]:
+        """What it takes for granted of the features and logits."""
+
     def forget(self) -> None:
         """Drop everything learned."""
 
@@ -44,7 +50,8 @@ def fit(
     """Fit detectors in place, all in the same few passes over the training activations.
 
     What several detectors ask for is gathered once. Memory does not grow with the number of images
-    when ``activations`` is a store. If anything fails, every detector is left as it was.
+    when ``activations`` is a store. If anything fails, every detector is left as it was. What a
+    detector assumes of the features and does not hold is said in a NeroliWarning.
 
     Args:
         detectors: any number of detectors; fitting again replaces what was learned.
@@ -71,7 +78,9 @@ def fit(
         for detector in demanding:
             detector.requires.check(batch)
     learners = [_InProgress(detector, head) for detector in detectors]
-    while waiting := [learner for learner in learners if learner.requests]:
+    facts: Facts | None = None
+    unsure = any(detector.assumes for detector in detectors)
+    while (waiting := [learner for learner in learners if learner.requests]) or unsure:
         for learner in waiting:
             if not activations.has_labels and any(s.needs_labels for s in learner.requests):
                 raise LabelsRequired(
@@ -83,12 +92,16 @@ def fit(
         for statistic in (s for learner in waiting for s in learner.requests):
             if statistic not in distinct:
                 distinct.append(statistic)
-        results = gather(distinct, activations)
+        results = gather([*distinct, GatherFacts()] if unsure else distinct, activations)
+        if unsure:
+            facts, unsure = results.pop(), False
         for learner in waiting:
             learner.advance([results[distinct.index(s)] for s in learner.requests])
     for detector, learner in zip(detectors, learners, strict=True):
         detector.__dict__.clear()
         detector.__dict__.update(learner.fitted.__dict__)
+        for doubt in facts.doubts(type(detector).__name__, detector.assumes) if facts else ():
+            warnings.warn(doubt, NeroliWarning, stacklevel=2)
     return list(detectors)
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from neroli import __version__
-from neroli.cli import datasets, demo, fit, inspect, score, split
+from neroli.cli import datasets, demo, detectors, fit, inspect, score, split
 
 app = typer.Typer(
     name="neroli",
@@ -37,6 +37,7 @@ app.command("score")(score.score)
 app.command("inspect")(inspect.inspect)
 app.command("split")(split.split)
 app.command("datasets")(datasets.datasets)
+app.command("detectors")(detectors.detectors)
 app.command("demo")(demo.demo)
 
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import MISSING, Field, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from neroli.errors import InvalidInput
-
-Assumption = Literal["non-negative features", "positive energy", "more images than features"]
-"""What a method takes for granted; fitting warns, with figures, where it does not hold."""
 
 
 @dataclass(frozen=True)

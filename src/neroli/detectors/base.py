@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from neroli.activations import Activations, ActivationSource
-from neroli.detectors.about import Assumption, Hyperparameter, Paper
+from neroli.assumptions import Assumption
+from neroli.detectors.about import Hyperparameter, Paper
 from neroli.errors import ArtefactError, InvalidInput, NotFitted
 from neroli.fitting import Learning, fit
 from neroli.head import LinearHead

@@ -1,0 +1,65 @@
+"""The detectors as a table, for the command line and the documentation."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from neroli.detectors import create, names
+from neroli.detectors.base import Detector
+
+
+def own_names() -> list[str]:
+    """The names of neroli's own detectors, not of those that programs registered."""
+    return [name for name in names() if type(create(name)).__module__.startswith("neroli.")]
+
+
+def facts(name: str) -> dict[str, Any]:
+    """What a detector says of itself.
+
+    Raises:
+        InvalidInput: if there is none of that name.
+    """
+    detector = create(name)
+    paper = detector.paper
+    return {
+        "name": name,
+        "class": type(detector).__name__,
+        "measures": detector.measures,
+        "paper": None if paper is None else {**asdict(paper), "url": paper.url},
+        "assumes": list(detector.assumes),
+        "requires": requirements(detector),
+        "learns": bool(detector._learned_fields()),
+        "hyperparameters": [
+            {
+                "name": h.name,
+                "default": h.default,
+                "meaning": h.meaning,
+                "limits": None if h.limits is None else str(h.limits),
+            }
+            for h in detector.declared()
+        ],
+        "about": (type(detector).__doc__ or "").strip(),
+    }
+
+
+def requirements(detector: Detector) -> list[str]:
+    """What it needs beyond features and logits, for people."""
+    needs = [f"layer {tap}" for tap in detector.requires.taps]
+    return needs + ["the map before pooling"] * detector.requires.prepool
+
+
+def markdown() -> str:
+    """The table of all detectors in Markdown."""
+    lines = [
+        "| name | measures | paper | assumes | hyper-parameters |",
+        "|---|---|---|---|---|",
+    ]
+    for name in own_names():
+        detector = create(name)
+        paper = detector.paper
+        source = "" if paper is None else f"[{paper}]({paper.url})" if paper.url else str(paper)
+        settings = ", ".join(f"`{h.name}={h.default!r}`" for h in detector.declared())
+        cells = [f"`{name}`", detector.measures, source, ", ".join(detector.assumes), settings]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
