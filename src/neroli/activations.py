@@ -180,6 +180,20 @@ class Activations:
             extras={name: value[rows] for name, value in self.extras.items()},
         )
 
+    def select(self, rows: Tensor) -> Activations:
+        """The activations of some images: a bool mask ``[N]`` or indices ``[M]``."""
+        rows = rows.to(self.features.device)
+        indices = rows.nonzero()[:, 0] if rows.dtype == torch.bool else rows
+        return replace(
+            self,
+            features=self.features[rows],
+            logits=self.logits[rows],
+            labels=None if self.labels is None else self.labels[rows],
+            ids=None if self.ids is None else [self.ids[i] for i in indices.tolist()],
+            taps={name: value[rows] for name, value in self.taps.items()},
+            extras={name: value[rows] for name, value in self.extras.items()},
+        )
+
     def batches(self, batch_size: int = BATCH_SIZE) -> Iterator[Activations]:
         """The same images in order, ``batch_size`` at a time."""
         if batch_size < 1:
@@ -231,3 +245,40 @@ class ActivationSource(Protocol):
     def has_labels(self) -> bool: ...
 
     def batches(self, batch_size: int = ...) -> Iterator[Activations]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Some images of a source, as a source.
+
+    Args:
+        source: all of them.
+        mask: which, bool ``[N]``.
+    """
+
+    source: ActivationSource
+    mask: Tensor
+
+    def __len__(self) -> int:
+        return int(self.mask.sum())
+
+    @property
+    def num_features(self) -> int:
+        return self.source.num_features
+
+    @property
+    def num_classes(self) -> int:
+        return self.source.num_classes
+
+    @property
+    def has_labels(self) -> bool:
+        return self.source.has_labels
+
+    def batches(self, batch_size: int = BATCH_SIZE) -> Iterator[Activations]:
+        """The images in order, at most ``batch_size`` at a time."""
+        position = 0
+        for batch in self.source.batches(batch_size):
+            rows = self.mask[position : position + len(batch)]
+            position += len(batch)
+            if rows.any():
+                yield batch.select(rows)

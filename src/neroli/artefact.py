@@ -119,6 +119,7 @@ class CalibrationPart(_Part):
     images: pydantic.NonNegativeInt
     unreadable: pydantic.NonNegativeInt
     duplicates_dropped: int
+    learned_from: int
     promise: Promise
     threshold: float
     class_thresholds: list[float] | None

@@ -40,6 +40,9 @@ class Learner(Protocol):
     def learn(self, head: LinearHead) -> Learning:
         """Ask for statistics of the training activations and keep what is learned from them."""
 
+    def learn_held_out(self, head: LinearHead) -> Learning:
+        """Ask for statistics of held-out activations and keep what is learned from them."""
+
 
 LearnerT = TypeVar("LearnerT", bound=Learner)
 
@@ -77,32 +80,74 @@ def fit(
     for batch in islice(activations.batches(1) if demanding else (), 1):
         for detector in demanding:
             detector.requires.check(batch)
-    learners = [_InProgress(detector, head) for detector in detectors]
-    facts: Facts | None = None
+    learners = [_InProgress.of_training(detector, head) for detector in detectors]
     unsure = any(detector.assumes for detector in detectors)
-    while (waiting := [learner for learner in learners if learner.requests]) or unsure:
+    facts = _advance_together(learners, activations, check=unsure)
+    _take_over(detectors, learners)
+    for detector in detectors:
+        for doubt in facts.doubts(type(detector).__name__, detector.assumes) if facts else ():
+            warnings.warn(doubt, NeroliWarning, stacklevel=2)
+    return list(detectors)
+
+
+def learns_held_out(detector: Learner, head: LinearHead) -> bool:
+    """Whether a fitted detector learns something from held-out images too."""
+    return bool(_InProgress.of_held_out(detector, head).requests)
+
+
+def fit_held_out(
+    detectors: Sequence[LearnerT], activations: ActivationSource, head: LinearHead
+) -> list[LearnerT]:
+    """Let fitted detectors learn, in place, what only held-out images can teach.
+
+    Args:
+        detectors: fitted detectors.
+        activations: in-distribution images that neither the classifier nor the detectors were
+            trained on.
+        head: the classifier's linear head.
+
+    Returns:
+        the same detectors, in order.
+
+    Raises:
+        LabelsRequired, NotEnoughImages, InvalidInput: as ``fit``.
+    """
+    learners = [_InProgress.of_held_out(detector, head) for detector in detectors]
+    _advance_together(learners, activations)
+    _take_over(detectors, learners)
+    return list(detectors)
+
+
+def _advance_together(
+    learners: Sequence[_InProgress], activations: ActivationSource, *, check: bool = False
+) -> Facts | None:
+    """Run the passes of several learners together; give the facts of the activations if asked."""
+    facts = None
+    while (waiting := [learner for learner in learners if learner.requests]) or check:
         for learner in waiting:
             if not activations.has_labels and any(s.needs_labels for s in learner.requests):
                 raise LabelsRequired(
-                    f"{type(learner.fitted).__name__} learns from the true class of every training "
-                    "image and these have no labels: give them, or create the detector with "
-                    'labels="predicted".'
+                    f"{type(learner.fitted).__name__} learns from the true class of every image "
+                    "and these have no labels: give them, or create the detector with "
+                    'labels="predicted" if it has that.'
                 )
         distinct: list[Statistic[Any]] = []
         for statistic in (s for learner in waiting for s in learner.requests):
             if statistic not in distinct:
                 distinct.append(statistic)
-        results = gather([*distinct, GatherFacts()] if unsure else distinct, activations)
-        if unsure:
-            facts, unsure = results.pop(), False
+        results = gather([*distinct, GatherFacts()] if check else distinct, activations)
+        if check:
+            facts, check = results.pop(), False
         for learner in waiting:
             learner.advance([results[distinct.index(s)] for s in learner.requests])
+    return facts
+
+
+def _take_over(detectors: Sequence[Learner], learners: Sequence[_InProgress]) -> None:
+    """Replace what detectors know by what their copies have learned."""
     for detector, learner in zip(detectors, learners, strict=True):
         detector.__dict__.clear()
         detector.__dict__.update(learner.fitted.__dict__)
-        for doubt in facts.doubts(type(detector).__name__, detector.assumes) if facts else ():
-            warnings.warn(doubt, NeroliWarning, stacklevel=2)
-    return list(detectors)
 
 
 def gather(statistics: Sequence[Statistic[Any]], activations: ActivationSource) -> list[Any]:
@@ -125,14 +170,26 @@ def gather(statistics: Sequence[Statistic[Any]], activations: ActivationSource) 
 class _InProgress:
     """A copy of a detector that is learning, and the statistics it waits for."""
 
-    def __init__(self, detector: Learner, head: LinearHead) -> None:
-        self.fitted = copy.copy(detector)
-        self.fitted.forget()
-        self.fitted.head = head
-        self._steps = self.fitted.learn(head)
+    def __init__(self, fitted: Learner, steps: Learning) -> None:
+        self.fitted = fitted
+        self._steps = steps
         self._single = False
         self.requests: tuple[Statistic[Any], ...] = ()
         self._receive(None)
+
+    @classmethod
+    def of_training(cls, detector: Learner, head: LinearHead) -> _InProgress:
+        """A copy that learns everything anew from training images."""
+        fitted = copy.copy(detector)
+        fitted.forget()
+        fitted.head = head
+        return cls(fitted, fitted.learn(head))
+
+    @classmethod
+    def of_held_out(cls, detector: Learner, head: LinearHead) -> _InProgress:
+        """A copy that goes on learning, from held-out images."""
+        fitted = copy.copy(detector)
+        return cls(fitted, fitted.learn_held_out(head))
 
     def advance(self, results: list[Any]) -> None:
         """Send in what was asked for; the detector learns from it and may ask again."""

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from neroli import artefact
-from neroli.activations import Activations
+from neroli.activations import Activations, Rows
 from neroli.agreement import LabelAgreement, label_agreement
 from neroli.artefact import (
     CalibrationPart,
@@ -26,7 +26,7 @@ from neroli.artefact import (
 from neroli.calibration import Calibration, Guarantee, Promise
 from neroli.classifier import Classifier
 from neroli.data.pictures import Pictures
-from neroli.data.sources import Failure
+from neroli.data.sources import Failure, ImageSource
 from neroli.detectors import Detector, is_registered
 from neroli.errors import (
     InvalidInput,
@@ -35,8 +35,8 @@ from neroli.errors import (
     NotFitted,
 )
 from neroli.extraction import IMAGE_BATCH, activations_of, as_source, stream, with_classes
-from neroli.fitting import fit
-from neroli.overlap import TrainingImages, unchecked
+from neroli.fitting import fit, fit_held_out, learns_held_out
+from neroli.overlap import TrainingImages, seeded_half, unchecked
 from neroli.store import ActivationStore
 from neroli.verdicts import GuardedBatch, Verdicts
 
@@ -106,9 +106,7 @@ class Guard:
             HeadNotFound, ClassMapError: if the model or the labels cannot be made sense of.
         """
         if not isinstance(training, ActivationStore):
-            training = as_source(training, batch_size)
-        if isinstance(training, Pictures):
-            training, _ = with_classes(self.classifier, training)
+            training = self._labelled(training, batch_size)
         with self._activations_of(training, store, batch_size, progress) as activations:
             fit([self.detector], activations, self.classifier.head)
             origin = activations.origin
@@ -169,21 +167,30 @@ class Guard:
         if self.training is None:
             raise NotFitted("Fit the guard on training images before calibrating it.")
         self._check_weights(self.training)
+        head = self.classifier.head
+        learns = learns_held_out(self.detector, head)
+        if learns and not isinstance(held_out, ActivationStore):
+            held_out = self._labelled(held_out, batch_size)
         with self._activations_of(held_out, store, batch_size, progress) as activations:
             groups = activations.groups()
             fresh = self._known.held_out_rows(activations.digests(), groups)
+            dropped = int((~fresh).sum())
+            if learns:
+                half = seeded_half(activations.digests(), fresh)
+                fresh &= ~half
+                promise.rank(int(fresh.sum()))  # before the work: the rest must do for a threshold
+                fit_held_out([self.detector], Rows(activations, half), head)
             scored = [(self.detector.score(b), b.predictions) for b in activations.batches()]
             unreadable = activations.failures
             content = activations.origin.content if activations.origin else "tensor"
         scores = torch.cat([score for score, _ in scored])[fresh]
         predictions = torch.cat([predicted for _, predicted in scored])[fresh]
-        self.calibration = Calibration(
-            scores, predictions, self.classifier.head.num_classes, promise
-        )
+        self.calibration = Calibration(scores, predictions, head.num_classes, promise)
         self.held_out = CalibrationPart(
             images=len(scores),
             unreadable=len(unreadable),
-            duplicates_dropped=len(fresh) - len(scores),
+            duplicates_dropped=dropped,
+            learned_from=len(fresh) - dropped - len(scores),
             promise=promise,
             threshold=self.calibration.threshold,
             class_thresholds=self.calibration.thresholds.tolist() if per_class else None,
@@ -322,6 +329,12 @@ class Guard:
             calibration=self.held_out,
             model_source=self.model_source,
         )
+
+    def _labelled(self, images: Any, batch_size: int) -> ImageSource:
+        source = as_source(images, batch_size)
+        if isinstance(source, Pictures):
+            source, _ = with_classes(self.classifier, source)
+        return source
 
     def _activations_of(
         self, images: Any, store: Path | str | None, batch_size: int, progress: bool | None

@@ -73,6 +73,24 @@ class TrainingImages:
         return torch.from_numpy(first & ~seen)
 
 
+def seeded_half(digests: Tensor, among: Tensor) -> Tensor:
+    """Half of some images, drawn by their content, so that it does not depend on their order.
+
+    Args:
+        digests: hashes of the images' contents, ``[N, 16]`` uint8.
+        among: which may be drawn, bool ``[N]``.
+
+    Returns:
+        bool ``[N]``.
+    """
+    keys = np.array([digest(b"half", row.tobytes()) for row in digests.numpy()], dtype="S16")
+    rows = among.nonzero()[:, 0].numpy()
+    drawn = rows[np.argsort(keys[rows], kind="stable")[: len(rows) // 2]]
+    half = torch.zeros_like(among)
+    half[torch.from_numpy(drawn)] = True
+    return half
+
+
 def unchecked(training: str, calibration: str, groups: bool, their_groups: bool) -> list[str]:
     """What cannot be checked of an overlap, a sentence each.
 

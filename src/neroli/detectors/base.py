@@ -65,6 +65,17 @@ class Detector(ABC):
         return
         yield
 
+    def learn_held_out(self, head: LinearHead) -> Learning:
+        """Ask for statistics of held-out images and keep what is learned from them; nothing here.
+
+        For what training images would bias, as a temperature. It follows the protocol of ``learn``
+        and runs after it, over in-distribution activations with labels that the classifier was not
+        trained on. What it learns replaces what ``learn`` did, and it may not run at all: ``learn``
+        must leave the detector able to score.
+        """
+        return
+        yield
+
     @abstractmethod
     def compute(self, batch: Activations) -> Tensor:
         """Scores ``[N]`` of a batch, in its dtype; what was learned is in that dtype too."""
