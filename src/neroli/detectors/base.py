@@ -41,6 +41,8 @@ class Detector(ABC):
     """What its score is, a phrase for tables."""
     assumes: ClassVar[tuple[Assumption, ...]] = ()
     """What it takes for granted of the features and logits."""
+    uses_head: ClassVar[bool] = False
+    """Whether ``compute`` needs the head, so that it must be fitted even if it learns nothing."""
 
     head: LinearHead | None = field(default=None, init=False, repr=False, compare=False)
 
@@ -64,6 +66,17 @@ class Detector(ABC):
         return
         yield
 
+    def learn_held_out(self, head: LinearHead) -> Learning:
+        """Ask for statistics of held-out images and keep what is learned from them; nothing here.
+
+        For what training images would bias, as a temperature. It follows the protocol of ``learn``
+        and runs after it, over in-distribution activations with labels that the classifier was not
+        trained on. What it learns replaces what ``learn`` did, and it may not run at all: ``learn``
+        must leave the detector able to score.
+        """
+        return
+        yield
+
     @abstractmethod
     def compute(self, batch: Activations) -> Tensor:
         """Scores ``[N]`` of a batch, in its dtype; what was learned is in that dtype too."""
@@ -78,12 +91,13 @@ class Detector(ABC):
             ``[N]`` scores in the features' dtype and on their device.
 
         Raises:
-            NotFitted: if the detector learns from training images and has not yet.
+            NotFitted: if the detector learns from training images or needs the head, and was not
+                fitted.
             InvalidInput: if the batch is of another model, lacks what is required, or holds NaN or
                 infinity.
         """
         missing = [f.name for f in self._learned_fields() if not hasattr(self, f.name)]
-        if missing:
+        if missing or (self.uses_head and self.head is None):
             raise NotFitted(
                 f"{type(self).__name__} is not fitted: call fit([detector], training, head) first."
             )
