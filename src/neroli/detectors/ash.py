@@ -90,8 +90,11 @@ class ASHS(_ASH):
     Args:
         percentile: share of an image's D activations set to zero, in %; round(D p / 100) of them.
 
+    Made for wide networks; with the 64 features of a CIFAR-10 ResNet-20 it does harm: mean
+    AUROC/FPR95 in % over CIFAR-100, Tiny-ImageNet and MNIST 61.2/69.5 (energy: 91.5/41.6).
+
     On the pooled features. An image whose kept activations have no positive sum is not scaled;
-    s1 / s2 is cut off at 60, which a percentile below 98 never reaches.
+    s1 / s2 is cut off at 60, which a percentile below 97 never reaches.
 
     Source: Djurisic et al., ICLR 2023, arXiv 2209.09858, and the authors' program.
     """

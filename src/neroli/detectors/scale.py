@@ -23,8 +23,11 @@ class SCALE(Detector):
     Args:
         percentile: share of the D activations that ``s2`` leaves out, in %; round(D p / 100).
 
+    Made for wide networks; with the 64 features of a CIFAR-10 ResNet-20 it does harm: mean
+    AUROC/FPR95 in % over CIFAR-100, Tiny-ImageNet and MNIST 83.4/48.9 (energy: 91.5/41.6).
+
     An image whose largest activations have no positive sum is not scaled; s1 / s2 is cut off at 60,
-    which a percentile below 98 never reaches.
+    which a percentile below 97 never reaches.
 
     Source: Xu et al., ICLR 2024, arXiv 2310.00227, and the authors' program.
     """
