@@ -25,11 +25,17 @@ from neroli.statistics import (
     Reservoir,
     Statistic,
 )
+from neroli.tails import ClassLargest
 
 _DRAW = torch.Generator().manual_seed(5)
 HEAD = LinearHead(torch.randn(3, 6, generator=_DRAW), torch.randn(3, generator=_DRAW))
 DATA = random_activations(HEAD, 60)
 RELEVANCE = HeadRelevance(HEAD)
+
+
+def feature_sum(batch: Activations) -> torch.Tensor:
+    return batch.features.sum(dim=1)
+
 
 REQUESTS: dict[str, Callable[[], Statistic[Any]]] = {
     "mean": lambda: Mean(RELEVANCE),
@@ -39,6 +45,8 @@ REQUESTS: dict[str, Callable[[], Statistic[Any]]] = {
     "class moments": lambda: ClassMoments(RELEVANCE),
     "predicted class moments": lambda: ClassMoments("features", "predicted"),
     "confusion": ConfusionCounts,
+    "class largest": lambda: ClassLargest(feature_sum, 4),
+    "correct class largest": lambda: ClassLargest(feature_sum, 30, "correct"),
     "reservoir": lambda: Reservoir("features", 13, seed=4),
 }
 
@@ -114,6 +122,22 @@ def test_confusion_equals_scikit_learn() -> None:
     dense[confusion.label, confusion.predicted] = confusion.count
     expected = confusion_matrix(DATA.labels, DATA.predictions, labels=range(3))
     np.testing.assert_array_equal(dense, expected)
+
+
+def test_class_largest_equal_sorting_every_class() -> None:
+    assert DATA.labels is not None
+    for labels, counted in (
+        ("true", DATA.labels),
+        ("predicted", DATA.predictions),
+        ("correct", DATA.labels.where(DATA.labels == DATA.predictions, -1)),
+    ):
+        largest = in_one_stream(lambda labels=labels: ClassLargest(feature_sum, 22, labels))
+        for c in range(3):
+            rows = feature_sum(DATA)[counted == c].sort(descending=True).values[:22]
+            assert torch.equal(largest[c, : len(rows)], rows)
+            assert (largest[c, len(rows) :] == -torch.inf).all()
+    with pytest.raises(InvalidInput, match="size=0"):
+        ClassLargest(feature_sum, 0)
 
 
 def test_quantiles_equal_numpy_to_a_bin_width() -> None:

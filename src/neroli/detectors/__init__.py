@@ -4,26 +4,51 @@ import difflib
 from typing import Any
 
 from neroli.detectors.about import Paper, parameter
+from neroli.detectors.ash import ASHB, ASHP, ASHS
 from neroli.detectors.base import Detector, learned
+from neroli.detectors.dice import DICE
 from neroli.detectors.energy import Energy
 from neroli.detectors.entropy import Entropy
+from neroli.detectors.feature_norm import FeatureNorm
+from neroli.detectors.gen import GEN
+from neroli.detectors.grad_norm import GradNorm
+from neroli.detectors.kl_matching import KLMatching
 from neroli.detectors.line import LINe
 from neroli.detectors.max_logit import MaxLogit
 from neroli.detectors.msp import MSP
 from neroli.detectors.nero import NERO
+from neroli.detectors.openmax import OpenMax
+from neroli.detectors.react import ReAct
+from neroli.detectors.relevance_pattern import RelevanceDeficit, RelevanceDeviation
+from neroli.detectors.scale import SCALE
+from neroli.detectors.temperature_scaled_msp import TemperatureScaledMSP
 from neroli.errors import InvalidInput
 from neroli.fitting import Learning
 
 __all__ = [
+    "ASHB",
+    "ASHP",
+    "ASHS",
+    "DICE",
+    "GEN",
     "MSP",
     "NERO",
+    "SCALE",
     "Detector",
     "Energy",
     "Entropy",
+    "FeatureNorm",
+    "GradNorm",
+    "KLMatching",
     "LINe",
     "Learning",
     "MaxLogit",
+    "OpenMax",
     "Paper",
+    "ReAct",
+    "RelevanceDeficit",
+    "RelevanceDeviation",
+    "TemperatureScaledMSP",
     "create",
     "is_registered",
     "learned",
@@ -48,7 +73,28 @@ def register(detector: type[Detector]) -> type[Detector]:
     return detector
 
 
-for _detector in (NERO, LINe, MSP, MaxLogit, Energy, Entropy):
+for _detector in (
+    NERO,
+    LINe,
+    MSP,
+    MaxLogit,
+    Energy,
+    Entropy,
+    TemperatureScaledMSP,
+    GEN,
+    KLMatching,
+    OpenMax,
+    ReAct,
+    DICE,
+    ASHP,
+    ASHB,
+    ASHS,
+    SCALE,
+    GradNorm,
+    FeatureNorm,
+    RelevanceDeviation,
+    RelevanceDeficit,
+):
     register(_detector)
 
 

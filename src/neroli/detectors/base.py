@@ -42,6 +42,8 @@ class Detector(ABC):
     """What its score is, a phrase for tables."""
     assumes: ClassVar[tuple[Assumption, ...]] = ()
     """What it takes for granted of the features and logits."""
+    uses_head: ClassVar[bool] = False
+    """Whether ``compute`` needs the head, so that it must be fitted even if it learns nothing."""
 
     head: LinearHead | None = field(default=None, init=False, repr=False, compare=False)
 
@@ -90,12 +92,13 @@ class Detector(ABC):
             ``[N]`` scores in the features' dtype and on their device.
 
         Raises:
-            NotFitted: if the detector learns from training images and has not yet.
+            NotFitted: if the detector learns from training images or needs the head, and was not
+                fitted.
             InvalidInput: if the batch is of another model, lacks what is required, or holds NaN or
                 infinity.
         """
         missing = [f.name for f in self._learned_fields() if not hasattr(self, f.name)]
-        if missing:
+        if missing or (self.uses_head and self.head is None):
             raise NotFitted(
                 f"{type(self).__name__} is not fitted: call fit([detector], training, head) first."
             )

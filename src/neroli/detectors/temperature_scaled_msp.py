@@ -1,0 +1,117 @@
+"""Maximum softmax probability of logits whose temperature is calibrated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from neroli.activations import Activations
+from neroli.detectors.about import Paper, parameter
+from neroli.detectors.base import Detector, learned
+from neroli.fitting import Learning
+from neroli.head import LinearHead
+from neroli.statistics import ConfusionCounts, Mean
+
+_COLDEST, _HOTTEST = 1e-3, 1e3
+_MOST_PASSES = 60
+_TINY = 1e-300
+
+
+@dataclass(eq=False)
+class TemperatureScaledMSP(Detector):
+    """Maximum softmax probability at a temperature: ``-max softmax(z / T)``.
+
+    T is what minimises the negative log-likelihood of the true classes. It is best learned on
+    images that the classifier was not trained on, as it is too sure of its training images:
+    ``learn_held_out`` does, on images with labels (``Guard`` runs it on a seeded half of the
+    calibration images). Where it has not run, T is the one ``learn`` finds on the training images;
+    it is never silently 1. T changes the ranking of images, never their predicted class.
+
+    Args:
+        temperature: T, given; None learns it as above, in as many passes as Newton's method needs
+            (about eight).
+
+    If every image is classified rightly, as training images often are, the likelihood has no
+    optimum: it only grows as T falls. Then, as in Platt scaling, each image counts as N / (N + C)
+    of its class and 1 / (N + C) of every class. T is sought in 0.001 to 1000, and is the nearer end
+    where the optimum lies outside.
+
+    Source: Guo et al., ICML 2017, arXiv 1706.04599, and as a detector OpenOOD's program, whose
+    search for T stops short of the optimum: this one converges. Platt, 1999, for the exception.
+    """
+
+    name: ClassVar[str] = "temperature_scaled_msp"
+    paper: ClassVar[Paper | None] = Paper(
+        "Guo et al.", 2017, "ICML", "1706.04599", "On Calibration of Modern Neural Networks"
+    )
+    measures: ClassVar[str] = "one minus calibrated confidence, -max softmax(z/T)"
+    temperature: float | None = parameter(
+        None, "temperature of the logits; None: where the likelihood is greatest", above=0
+    )
+
+    used_temperature: Tensor = learned()
+    """T, a scalar: as given or as learned."""
+
+    def learn(self, head: LinearHead) -> Learning:
+        if self.temperature is None:
+            yield from self._most_likely(head)
+        else:
+            self.used_temperature = torch.tensor(self.temperature, dtype=torch.float64)
+
+    def learn_held_out(self, head: LinearHead) -> Learning:
+        """Learn T on held-out images with labels, in place of the one of the training images."""
+        if self.temperature is None:
+            yield from self._most_likely(head)
+
+    def _most_likely(self, head: LinearHead) -> Learning:
+        """Newton's method for the inverse temperature, in which the likelihood is convex.
+
+        A step that leaves the interval known to hold the optimum is replaced by its middle.
+        """
+        confusion = yield ConfusionCounts()
+        spread = 0.0
+        if bool((confusion.label == confusion.predicted).all()):
+            spread = head.num_classes / (float(confusion.count.sum()) + head.num_classes)
+        low, high, inverse = 1 / _HOTTEST, 1 / _COLDEST, 1.0
+        at_low, at_high, here = yield tuple(Mean(_Slope(x, spread)) for x in (low, high, inverse))
+        if at_low[0] >= 0 or at_high[0] <= 0:
+            self.used_temperature = at_low.new_tensor(1 / (low if at_low[0] >= 0 else high))
+            return
+        for _ in range(_MOST_PASSES):
+            slope, curvature = here.tolist()
+            low, high = (inverse, high) if slope < 0 else (low, inverse)
+            last, inverse = inverse, inverse - slope / max(curvature, _TINY)
+            if not low <= inverse <= high:
+                inverse = (low * high) ** 0.5
+            if abs(inverse - last) <= 1e-9 * last:
+                break
+            here = yield Mean(_Slope(inverse, spread))
+        self.used_temperature = here.new_tensor(1 / inverse)
+
+    def compute(self, batch: Activations) -> Tensor:
+        return -(batch.logits / self.used_temperature).softmax(dim=1).amax(dim=1)
+
+
+@dataclass(frozen=True)
+class _Slope:
+    """First two derivatives of the negative log-likelihood by the inverse temperature, [N, 2].
+
+    ``E[z] - t z`` and ``Var[z]``, both under the softmax at that temperature, with t the share of
+    every class in the image: its own one, of which ``spread`` is divided among all.
+    """
+
+    inverse: float
+    spread: float
+
+    def __call__(self, batch: Activations) -> Tensor:
+        assert batch.labels is not None, "fitting checks that labels are there"
+        logits = batch.logits.double()
+        p = (logits * self.inverse).softmax(dim=1)
+        mean = (p * logits).sum(dim=1)
+        variance = (p * (logits - mean[:, None]).square()).sum(dim=1)
+        own = logits.gather(1, batch.labels[:, None])[:, 0]
+        target = (1 - self.spread) * own + self.spread * logits.mean(dim=1)
+        return torch.stack([mean - target, variance], dim=1)
