@@ -62,6 +62,7 @@ def test_ash_of_four_activations_by_hand() -> None:
 
 @pytest.mark.parametrize("kind", SHAPING)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.filterwarnings("ignore:.*made for features behind a ReLU")
 def test_shaping_of_degenerate_features_is_finite(
     head: LinearHead, kind: type[Detector], dtype: torch.dtype
 ) -> None:
