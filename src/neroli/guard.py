@@ -34,7 +34,14 @@ from neroli.errors import (
     NotCalibrated,
     NotFitted,
 )
-from neroli.extraction import IMAGE_BATCH, activations_of, as_source, stream, with_classes
+from neroli.extraction import (
+    IMAGE_BATCH,
+    activations_of,
+    as_source,
+    stream,
+    with_classes,
+    without_labels,
+)
 from neroli.fitting import fit
 from neroli.overlap import TrainingImages, unchecked
 from neroli.store import ActivationStore
@@ -169,6 +176,8 @@ class Guard:
         if self.training is None:
             raise NotFitted("Fit the guard on training images before calibrating it.")
         self._check_weights(self.training)
+        if not isinstance(held_out, ActivationStore):
+            held_out = without_labels(as_source(held_out, batch_size))
         with self._activations_of(held_out, store, batch_size, progress) as activations:
             groups = activations.groups()
             fresh = self._known.held_out_rows(activations.digests(), groups)
@@ -255,7 +264,7 @@ class Guard:
             InvalidInput: if the images cannot be used at all; unreadable ones are in ``failures``.
         """
         self.check_calibrated()
-        source = as_source(images, batch_size)
+        source = without_labels(as_source(images, batch_size))
         for batch in stream(
             self.classifier,
             source,
