@@ -2,6 +2,7 @@
 
 import copy
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -190,3 +191,41 @@ def test_what_a_model_caches_in_eval_mode_is_dropped_when_its_training_goes_on()
     model[0].weight.data *= 3
     expected = model[1].eval()(3 * images)
     torch.testing.assert_close(model.eval()(images), expected)
+
+
+class Brightness(nn.Module):
+    """Its output is linear in its features on blank images only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = tiny_network()[:6], nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(x)) * (1 + x.std())
+
+
+def test_blank_first_images_do_not_make_a_head_of_what_is_none() -> None:
+    with pytest.raises(HeadNotFound, match="yields other values"):
+        Classifier(Brightness())(torch.zeros(3, 3, 8, 8))
+
+
+def test_a_thread_that_runs_the_model_itself_is_not_mistaken_for_the_classifier() -> None:
+    network = tiny_network().eval()
+    slow = nn.Sequential(network, Slow())
+    classifier = Classifier(slow)
+    first, second = torch.randn(2, 4, 3, 8, 8)
+    expected = classifier(first).features
+    with ThreadPoolExecutor(2) as pool, torch.no_grad():
+        for _ in range(5):
+            mine = pool.submit(classifier, first)
+            theirs = pool.submit(lambda: [slow(second) for _ in range(3)])
+            torch.testing.assert_close(mine.result().features, expected)
+            theirs.result()
+
+
+class Slow(nn.Module):
+    """Takes its time behind the head."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.01)
+        return x

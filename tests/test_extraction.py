@@ -72,9 +72,12 @@ class DiesAfter:
     def fingerprint(self) -> str:
         return self.source.fingerprint
 
-    def batches(self, preprocessing: Any, batch_size: int, start: int = 0) -> Iterator[Any]:
+    def batches(
+        self, preprocessing: Any, batch_size: int, start: int = 0, shape: Any = None
+    ) -> Iterator[Any]:
         self.starts.append(start)
-        for number, batch in enumerate(self.source.batches(preprocessing, batch_size, start)):
+        batches = self.source.batches(preprocessing, batch_size, start, shape)
+        for number, batch in enumerate(batches):
             if number == self.limit:
                 raise Interrupted
             yield batch

@@ -246,3 +246,46 @@ def test_preprocessing_is_kept_when_taps_are_asked_for() -> None:
     classifier = Classifier(trained_colour_network(), preprocessing=COLOUR_PREPROCESSING)
     picture = torch.zeros(8, 8, 3, dtype=torch.uint8)
     assert classifier(picture, requires=Requirements((Tap("0"),))).taps["0:mean"].shape == (1, 16)
+
+
+class Odd(nn.Module):
+    """Layers that return nothing, and maps of an oblong image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nothing, self.map = Nothing(), nn.Conv2d(3, 16, 3, padding=1)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.nothing(x)
+        return self.head(self.map(x).mean((2, 3)))
+
+
+class Nothing(nn.Module):
+    def forward(self, x: Tensor) -> None:
+        return None
+
+
+def test_layers_that_cannot_be_tapped_say_so() -> None:
+    classifier = Classifier(Odd())
+    oblong = torch.randn(4, 3, 16, 32, generator=DRAW)
+    with pytest.raises(InvalidInput, match="'nothing' cannot be tapped: it yields no tensor"):
+        classifier(oblong, requires=Requirements((Tap("nothing"),)))
+    with pytest.raises(InvalidInput, match=r"\[4, 16, 16, 32\] does not tell"):
+        classifier(oblong, requires=Requirements((Tap("map"),)))
+    named = classifier(oblong, requires=Requirements((Tap("map@first"),)))
+    torch.testing.assert_close(named.taps["map@first:mean"], named.features)
+
+
+def test_the_map_before_pooling_is_found_in_half_precision() -> None:
+    classifier = Classifier(tiny_network().bfloat16())
+    batch = classifier(PICTURES, requires=Requirements(prepool=True))
+    assert batch.extras["prepool_mean"].shape == (5, 16)
+
+
+def test_taps_that_are_not_numbers_are_noticed(classifier: Classifier) -> None:
+    images, labels = next(iter(colour_loader(30, 1)))
+    whole = classifier(images, labels, requires=TapDistance().requires)
+    whole.taps["2:max"][3] = torch.nan
+    with pytest.raises(InvalidInput, match="taps of row 3 hold NaN"):
+        TapDistance().fit(whole, classifier.head)

@@ -154,18 +154,21 @@ class Activations:
 
     @cached_property
     def _is_finite(self) -> bool:
-        return bool(torch.isfinite(self.features).all() and torch.isfinite(self.logits).all())
+        return all(bool(torch.isfinite(values).all()) for values in self._values())
+
+    def _values(self) -> list[Tensor]:
+        return [self.features, self.logits, *self.taps.values(), *self.extras.values()]
 
     def check_finite(self) -> None:
         """Raise InvalidInput, naming the first image whose features or logits are not finite."""
         if self._is_finite:
             return
-        finite = torch.isfinite(self.features).all(1) & torch.isfinite(self.logits).all(1)
-        row = int((~finite).nonzero()[0])
+        finite = [torch.isfinite(values).flatten(1).all(1) for values in self._values()]
+        row = int((~torch.stack(finite).all(0)).nonzero()[0])
         name = f"row {row}" if self.ids is None else f"image {self.ids[row]!r}"
         raise InvalidInput(
-            f"The features or logits of {name} hold NaN or infinity; look at that image's values "
-            "and at the model's weights, or leave the image out."
+            f"The features, logits or taps of {name} hold NaN or infinity; look at that image's "
+            "values and at the model's weights, or leave the image out."
         )
 
     def __getitem__(self, rows: slice) -> Activations:

@@ -54,6 +54,7 @@ class ClassifierPart(_Part):
     num_classes: pydantic.PositiveInt
     class_names: list[str] | None
     preprocessing: Preprocessing | None
+    input_shape: list[int] | None
     taps: list[str]
     prepool: str | None
 
@@ -66,6 +67,7 @@ class ClassifierPart(_Part):
             num_classes=classifier.head.num_classes,
             class_names=classifier.class_names,
             preprocessing=classifier.preprocessing,
+            input_shape=None if classifier.input_shape is None else list(classifier.input_shape),
             taps=[str(tap) for tap in requires.taps],
             prepool=classifier.prepool_name if requires.prepool else None,
         )
@@ -84,6 +86,8 @@ class ClassifierPart(_Part):
             preprocessing=self.preprocessing,
             class_names=self.class_names,
         )
+        if self.input_shape is not None:
+            classifier.input_shape = tuple(self.input_shape)
         if (weights_hash := classifier.weights_hash()) != self.weights_hash:
             raise ArtefactError(
                 f"The guard {str(folder)!r} was fitted on a model with other weights (hash "

@@ -70,6 +70,8 @@ class Classifier:
         self.class_names = None if class_names is None else [str(name) for name in class_names]
         self._named_head = head
         self._head_name: str | None = None
+        self.input_shape: tuple[int, ...] | None = None
+        """Shape of the image that the head was found on; pictures of another are unreadable."""
         self._prepool = None if prepool is None else Site.parse(prepool)
         if head is not None:
             HeadPath.parse(head).head(model)
@@ -128,7 +130,7 @@ class Classifier:
             HeadNotFound: if there is none, with what was tried.
         """
         if self._head_name is None:
-            some = self._placed(self.prepare(images)[:_IMAGES_TO_FIND_HEAD]).clone()
+            some = self._few(images)
             path = find_head(self.model, some, self._named_head)
             classes = path.head(self.model).num_classes
             if classes < 2:
@@ -141,6 +143,7 @@ class Classifier:
                     f"There are {len(self.class_names)} class names for {classes} classes."
                 )
             self._head_name = str(path)
+            self.input_shape = tuple(some.shape[1:])
 
     @property
     def prepool_name(self) -> str | None:
@@ -154,7 +157,7 @@ class Classifier:
             HeadNotFound: if there is no such map, or no head.
         """
         if self._prepool is None:
-            some = self._placed(self.prepare(images)[:_IMAGES_TO_FIND_HEAD]).clone()
+            some = self._few(images)
             self._prepool = find_prepool(self.model, some, self(some).features)
         return str(self._prepool)
 
@@ -200,7 +203,7 @@ class Classifier:
             extras = dict(zip(PREPOOL, (Tap(layer, "max"), Tap(layer, "mean")), strict=True))
         head, calls = HeadPath.parse(self.head_name), LastCalls()
         tapped: dict[str, Tensor] = {}
-        watchers = [*calls.watch(head.modules), *watchers_of(taps | extras, tapped)]
+        watchers = [*calls.watch(head.modules), *watchers_of(taps | extras, images, tapped)]
         with watched(self.model, watchers):
             run(self.model, images)
         absent = [*(set(head.modules) - calls.keys()), *((taps | extras).keys() - tapped.keys())]
@@ -224,6 +227,14 @@ class Classifier:
         """A hash of the model's parameters and buffers, by which saved guards know their model."""
         state = {k: v for k, v in self.model.state_dict().items() if not k.endswith(BATCH_COUNTER)}
         return tensors_digest({k: v for k, v in state.items() if isinstance(v, Tensor)})
+
+    def _few(self, images: Any) -> Tensor:
+        """A few images to check numbers on; noise if they are blank, on which too much is equal."""
+        some = self._placed(self.prepare(images)[:_IMAGES_TO_FIND_HEAD]).clone()
+        if bool((some == some.flatten()[0]).all()):
+            noise = torch.randn(some.shape, generator=torch.Generator().manual_seed(0))
+            some = noise.to(some)
+        return some
 
     def _check_layer(self, site: Site) -> None:
         if unknown := unknown_module(self.model, site.layer):

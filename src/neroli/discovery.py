@@ -43,7 +43,7 @@ def find_head(model: nn.Module, images: Tensor, name: str | None = None) -> Head
         with evaluation_mode(model):
             run(model, images)  # gives lazy layers their shapes
     if name is None:
-        modules = {n: m for n, m in model.named_modules() if _may_be_linear(m)}
+        modules = {n: m for n, m in model.named_modules() if _may_be_linear(m) and _is_path(n)}
     else:
         HeadPath.parse(name).head(model)
         modules = {path: model.get_submodule(path) for path in HeadPath.parse(name).modules}
@@ -58,24 +58,28 @@ def find_head(model: nn.Module, images: Tensor, name: str | None = None) -> Head
     if name is not None:
         return _checked(HeadPath.parse(name), model, calls, logits)
     single = {path: call for path, call in calls.items() if weight_and_bias(modules[path])}
-    close: list[str] = []
+    near: list[str] = []
     far: list[str] = []
     for path, (features, output) in reversed(single.items()):
         reason = _mismatch(modules[path], features, output, logits)
         if reason is None:
             return HeadPath((path,))
-        (close if output.shape == logits.shape else far).append(f"{path!r} {reason}")
+        (near if output.shape == logits.shape else far).append(f"{path!r} {reason}")
     for average in _averages(calls, logits):
         if _is_linear(average, model, calls, logits):
             return average
     tried = (
-        "; ".join([*close, *far][:3]) or "it calls no linear layer or 1x1 convolution as a module"
+        "; ".join([*near, *far][:3]) or "it calls no linear layer or 1x1 convolution as a module"
     )
     raise HeadNotFound(
         f"No linear head found in this {type(model).__name__}: {tried}. "
         'Name the layer that yields the logits, Classifier(model, head="path.to.layer"), or let '
         "the model end in one nn.Linear that yields its output."
     )
+
+
+def _is_path(name: str) -> bool:
+    return not set(name) & set("|+")  # which stand between the paths of averaged heads
 
 
 def _may_be_linear(module: nn.Module) -> bool:
@@ -94,7 +98,7 @@ def _averages(calls: Mapping[str, tuple[Tensor, Tensor]], logits: Tensor) -> Ite
     for count in range(2, _MOST_AVERAGED + 1):
         for paths in combinations(last, count):
             features, outputs = zip(*(fitting[path] for path in paths), strict=True)
-            if _close(torch.stack(outputs).mean(0), logits):
+            if close(torch.stack(outputs).mean(0), logits):
                 shared = all(torch.equal(features[0], other) for other in features[1:])
                 found.append(HeadPath(paths, shared))
     yield from sorted(found, key=lambda path: not path.shared)
@@ -129,7 +133,7 @@ def _is_linear(
     features, _ = path.read(calls)
     if features.shape[1] != head.num_features:
         return False
-    return _close(head(features.to(head.weight)), logits)
+    return close(head(features.to(head.weight)), logits)
 
 
 def _mismatch(
@@ -150,18 +154,19 @@ def _mismatch(
         if not torch.equal(output.argmax(1), logits.argmax(1)):
             return "predicts other classes than the model"
         logits = output
-    if not _close(output, logits):
-        if _close(output.softmax(1), logits) or _close(output.log_softmax(1), logits):
+    if not close(output, logits):
+        if close(output.softmax(1), logits) or close(output.log_softmax(1), logits):
             return (
                 "yields the logits, but the model returns their (log-)softmax: name it with head="
             )
         return "yields other values than the model returns"
-    if not _close(head(features.reshape(len(logits), -1).to(head.weight)), logits):
+    if not close(head(features.reshape(len(logits), -1).to(head.weight)), logits):
         return "yields the logits, but not as weight @ input + bias (normalised or scaled?)"
     return None
 
 
-def _close(left: Tensor, right: Tensor) -> bool:
+def close(left: Tensor, right: Tensor) -> bool:
+    """Whether two tensors are equal up to 1e-4 of their largest value, or a few roundings."""
     precision = max(_TOLERANCE, 16 * max(torch.finfo(t.dtype).eps for t in (left, right)))
     error = (left.double() - right.double()).abs().max()
     return bool(error <= precision * max(1.0, float(right.abs().max())))

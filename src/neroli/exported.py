@@ -8,10 +8,7 @@ other network.
 from __future__ import annotations
 
 import copy
-import io
-import json
-import zipfile
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +18,7 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 
 from neroli.errors import ModelError
+from neroli.program_archive import check_without_code
 
 _ATEN = torch.ops.aten
 _TRAIN_FLAG = {_ATEN.dropout.default: 2, _ATEN.dropout_.default: 2, _ATEN.batch_norm.default: 5}
@@ -52,12 +50,12 @@ def load_program(path: Path | str) -> GraphModule:
         ModelError: if the file is missing, damaged or holds more than a graph and tensors, or the
             program cannot be used (see ``with_linear_modules``).
     """
-    _check_without_code(Path(path))
+    check_without_code(Path(path))
     try:
         program = torch.export.load(path)
     except Exception as error:  # whatever torch meets in a damaged file
         raise ModelError(
-            f"Cannot load the exported program {str(path)!r}: {str(error).splitlines()[:1]}"
+            f"Cannot load the exported program {str(path)!r}: {_first_line(error)}"
         ) from None
     return with_linear_modules(program)
 
@@ -76,8 +74,12 @@ def with_linear_modules(program: ExportedProgram | GraphModule) -> GraphModule:
     if not any(isinstance(node.target, OpOverload) for node in source.graph.nodes):
         return source  # traced by torch.fx, with modules of its own
     _check_usable(source)
-    graph = source.graph if made_here else copy.deepcopy(source.graph)
-    module = GraphModule(source, graph, "ExportedProgram")
+    if made_here:
+        module = source
+        for mode in ("train", "eval"):
+            module.__dict__.pop(mode, None)  # they refuse, but a mode means nothing to a graph
+    else:
+        module = GraphModule(source, copy.deepcopy(source.graph), "ExportedProgram")
     for node in list(module.graph.nodes):
         operands = _linear_operands(node)
         if operands is not None:
@@ -85,44 +87,6 @@ def with_linear_modules(program: ExportedProgram | GraphModule) -> GraphModule:
     module.graph.eliminate_dead_code()
     module.recompile()
     return module
-
-
-def _check_without_code(path: Path) -> None:
-    """Refuse archives from which ``torch.export.load`` would unpickle objects."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            if not any(PurePosixPath(name).name == "archive_format" for name in names):
-                raise ModelError(
-                    f"{str(path)!r} is no exported program of this kind: save it with "
-                    "torch.export.save of torch 2.9 or newer."
-                )
-            for name in names:
-                _check_member(path, name, archive)
-    except FileNotFoundError:
-        raise ModelError(f"There is no exported program {str(path)!r}.") from None
-    except (OSError, zipfile.BadZipFile, ValueError) as error:
-        raise ModelError(f"Cannot read the exported program {str(path)!r}: {error}") from None
-
-
-def _check_member(path: Path, name: str, archive: zipfile.ZipFile) -> None:
-    file = PurePosixPath(name).name
-    if file.endswith("_config.json"):
-        entries = json.loads(archive.read(name)).get("config", {}).values()
-        code = any(entry.get("use_pickle") for entry in entries)
-    elif file.endswith(".pt"):
-        try:
-            torch.load(io.BytesIO(archive.read(name)), weights_only=True)
-            code = False
-        except Exception:  # torch wraps the unpickler's own errors
-            code = True
-    else:
-        code = file.startswith(("custom_obj_", "opaque_obj_"))
-    if code:
-        raise ModelError(
-            f"The exported program {str(path)!r} holds pickled objects ({name}), which could run "
-            "code on loading: export a model of plain tensors."
-        )
 
 
 def _check_usable(module: GraphModule) -> None:
@@ -187,3 +151,7 @@ def _put_into_module(
 def _attribute(module: nn.Module, path: str) -> Any:
     folder, _, name = path.rpartition(".")
     return getattr(module.get_submodule(folder), name)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -63,7 +63,9 @@ def stream(
         HeadNotFound, InvalidInput: as ``Classifier``.
     """
     with _progress_bar(source.size, start, progress) as advance:
-        for batch in source.batches(classifier.preprocessing, batch_size, start):
+        for batch in source.batches(
+            classifier.preprocessing, batch_size, start, classifier.input_shape
+        ):
             activations = None
             if len(batch.images):
                 activations = classifier(batch.images, batch.labels, batch.ids, requires)
@@ -205,6 +207,11 @@ def with_classes(
         images.label_noun,
     )
     return images.labelled(match.classes), match
+
+
+def without_labels(source: ImageSource) -> ImageSource:
+    """Images whose labels are not needed; those of other data sets may be no class of the model."""
+    return source.unlabelled() if isinstance(source, Pictures) else source
 
 
 def find_head(

@@ -34,7 +34,14 @@ from neroli.errors import (
     NotCalibrated,
     NotFitted,
 )
-from neroli.extraction import IMAGE_BATCH, activations_of, as_source, stream, with_classes
+from neroli.extraction import (
+    IMAGE_BATCH,
+    activations_of,
+    as_source,
+    stream,
+    with_classes,
+    without_labels,
+)
 from neroli.fitting import fit, fit_held_out, learns_held_out
 from neroli.overlap import TrainingImages, seeded_half, unchecked
 from neroli.store import ActivationStore
@@ -106,7 +113,7 @@ class Guard:
             HeadNotFound, ClassMapError: if the model or the labels cannot be made sense of.
         """
         if not isinstance(training, ActivationStore):
-            training = self._labelled(training, batch_size)
+            training = self._source(training, batch_size, labelled=True)
         with self._activations_of(training, store, batch_size, progress) as activations:
             fit([self.detector], activations, self.classifier.head)
             origin = activations.origin
@@ -169,8 +176,8 @@ class Guard:
         self._check_weights(self.training)
         head = self.classifier.head
         learns = learns_held_out(self.detector, head)
-        if learns and not isinstance(held_out, ActivationStore):
-            held_out = self._labelled(held_out, batch_size)
+        if not isinstance(held_out, ActivationStore):
+            held_out = self._source(held_out, batch_size, labelled=learns)
         with self._activations_of(held_out, store, batch_size, progress) as activations:
             groups = activations.groups()
             fresh = self._known.held_out_rows(activations.digests(), groups)
@@ -262,7 +269,7 @@ class Guard:
             InvalidInput: if the images cannot be used at all; unreadable ones are in ``failures``.
         """
         self.check_calibrated()
-        source = as_source(images, batch_size)
+        source = without_labels(as_source(images, batch_size))
         for batch in stream(
             self.classifier,
             source,
@@ -330,11 +337,11 @@ class Guard:
             model_source=self.model_source,
         )
 
-    def _labelled(self, images: Any, batch_size: int) -> ImageSource:
+    def _source(self, images: Any, batch_size: int, *, labelled: bool) -> ImageSource:
         source = as_source(images, batch_size)
-        if isinstance(source, Pictures):
-            source, _ = with_classes(self.classifier, source)
-        return source
+        if not labelled:
+            return without_labels(source)
+        return with_classes(self.classifier, source)[0] if isinstance(source, Pictures) else source
 
     def _activations_of(
         self, images: Any, store: Path | str | None, batch_size: int, progress: bool | None

@@ -80,9 +80,16 @@ class HeadPath:
 
     @classmethod
     def parse(cls, text: str) -> HeadPath:
-        """The path that ``str()`` gives."""
+        """The path that ``str()`` gives.
+
+        Raises:
+            HeadNotFound: if it names a module twice.
+        """
         shared = "+" in text
-        return cls(tuple(text.split("+" if shared else "|")), shared)
+        modules = tuple(text.split("+" if shared else "|"))
+        if len(set(modules)) < len(modules):
+            raise HeadNotFound(f"The head {text!r} names a module twice: name each once.")
+        return cls(modules, shared)
 
     def __str__(self) -> str:
         return ("+" if self.shared else "|").join(self.modules)

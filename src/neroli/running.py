@@ -51,10 +51,11 @@ def watched(model: nn.Module, watchers: Iterable[tuple[str, Watcher]]) -> Iterat
         model: the network.
         watchers: each with the path of its module.
     """
+    here = threading.get_ident()  # the user's own threads may run the model meanwhile
     with evaluation_mode(model), ExitStack() as hooks:
         for path, watcher in watchers:
             module = model.get_submodule(path)
-            handle = module.register_forward_hook(_hook(watcher), with_kwargs=True)
+            handle = module.register_forward_hook(_hook(watcher, here), with_kwargs=True)
             hooks.callback(handle.remove)
         yield
 
@@ -96,7 +97,7 @@ def run(model: nn.Module, images: Tensor) -> object:
     """
     try:
         return model(images)
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, InvalidInput):  # the latter of a watcher
         raise
     except Exception as error:  # whatever the user's model raises
         hint = " (a single image needs a batch dimension: images[None])" * (images.ndim == 3)
@@ -129,11 +130,12 @@ def logits_of(output: object) -> Tensor:
     return logits
 
 
-def _hook(watcher: Watcher) -> Callable[..., None]:
+def _hook(watcher: Watcher, thread: int) -> Callable[..., None]:
     def hook(
         module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any
     ) -> None:
-        watcher(_first_tensor((*inputs, *named.values())), _first_tensor(output))
+        if threading.get_ident() == thread:
+            watcher(_first_tensor((*inputs, *named.values())), _first_tensor(output))
 
     return hook
 

@@ -110,7 +110,7 @@ class ScoreTable:
         self._rows += [
             {
                 "id": identity,
-                "name": name,
+                "name": _text(name),
                 "predicted_class": predicted,
                 "predicted_name": names[predicted] if names else None,
                 "score": score,
@@ -120,7 +120,7 @@ class ScoreTable:
             for identity, name, predicted, score, p_value, is_ood in columns
         ]
         self._rows += [
-            {"name": failure.name, "error": failure.reason} for failure in batch.failures
+            {"name": _text(failure.name), "error": failure.reason} for failure in batch.failures
         ]
         self._end = batch.end
         if len(self._rows) >= PART_ROWS:
@@ -169,6 +169,11 @@ class ScoreTable:
                 self._parts.append(part)
             else:
                 part.unlink()
+
+
+def _text(name: str) -> str:
+    """A file name as a table can hold it: bytes that are not UTF-8 are written as escapes."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def _part_name(number: int) -> str:

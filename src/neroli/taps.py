@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from neroli.activations import Activations
+from neroli.discovery import close
 from neroli.errors import HeadNotFound, InvalidInput
 from neroli.running import Watcher, run, watched
 from neroli.validation import check_types
@@ -156,20 +157,33 @@ def pooled(values: Tensor, pooling: Pooling, channels: Axis | None = None) -> Te
     return flat.amax(1) if pooling == "max" else getattr(flat, pooling)(1)
 
 
-def watchers_of(taps: Mapping[str, Tap], into: dict[str, Tensor]) -> Iterator[tuple[str, Watcher]]:
-    """Watchers that put every tap's pooled values into a dict, under its name."""
+def watchers_of(
+    taps: Mapping[str, Tap], images: Tensor, into: dict[str, Tensor]
+) -> Iterator[tuple[str, Watcher]]:
+    """Watchers that put every tap's pooled values into a dict, under its name.
+
+    Args:
+        taps: by name.
+        images: what the network is about to run on, ``[N, ...]``.
+        into: the dict.
+    """
+    square = images.ndim == 4 and images.shape[2] == images.shape[3]
     for name, tap in taps.items():
-        yield Site.parse(tap.layer).layer, _pooling_watcher(tap, name, into)
+        yield Site.parse(tap.layer).layer, _pooling_watcher(tap, name, square, into)
 
 
-def _pooling_watcher(tap: Tap, name: str, into: dict[str, Tensor]) -> Watcher:
+def _pooling_watcher(tap: Tap, name: str, square: bool, into: dict[str, Tensor]) -> Watcher:
     site = Site.parse(tap.layer)
 
     def note(taken: Tensor | None, given: Tensor | None) -> None:
         value = site.value(taken, given)
-        if value is not None:
-            # a copy, since [N, C] is not pooled and may be changed in place
-            into[name] = pooled(value, tap.pooling, site.channels).clone()
+        if value is None or not value.is_floating_point() or value.ndim < 2:
+            what = "no tensor" if value is None else f"{value.dtype} of shape {list(value.shape)}"
+            raise InvalidInput(f"The layer {tap.layer!r} cannot be tapped: it yields {what}.")
+        if value.ndim == 4 and not square and site.channels is None:
+            raise InvalidInput(_unclear(value))  # of oblong images a map may be square by chance
+        # a copy, since [N, C] is not pooled and may be changed in place
+        into[name] = pooled(value, tap.pooling, site.channels).clone()
 
     return note
 
@@ -182,9 +196,13 @@ def _channels_are_last(values: Tensor) -> bool:
         return False
     if shape[1] == shape[2]:
         return True
-    raise InvalidInput(
-        f"A map of shape {list(shape)} does not tell where its channels are: name the layer with "
-        "'@first' or '@last'."
+    raise InvalidInput(_unclear(values))
+
+
+def _unclear(values: Tensor) -> str:
+    return (
+        f"A map of shape {list(values.shape)} does not tell where its channels are: name the layer "
+        "with '@first' or '@last'."
     )
 
 
@@ -205,7 +223,9 @@ def find_prepool(model: nn.Module, images: Tensor, features: Tensor) -> Site:
         def note(taken: Tensor | None, given: Tensor | None) -> None:
             for site in _places(path):
                 value = site.value(taken, given)
-                if value is None or value.ndim < 3 or value.numel() <= features.numel():
+                if value is None or not value.is_floating_point():
+                    continue
+                if value.ndim < 3 or value.numel() <= features.numel():
                     continue  # no map, or one of a single pixel
                 axis = 1 if site.channels == "first" else -1
                 if value.shape[axis] == features.shape[1] and len(value) == len(features):
@@ -217,9 +237,8 @@ def find_prepool(model: nn.Module, images: Tensor, features: Tensor) -> Site:
     paths = [path for path, _ in model.named_modules() if path]
     with watched(model, [(path, watcher(path)) for path in paths]):
         run(model, images)
-    scale = max(1.0, float(features.abs().max()))
     for site, mean in reversed(means.items()):
-        if float((mean.to(features) - features).abs().max()) <= 1e-4 * scale:
+        if close(mean.to(images.dtype), features.to(images.dtype)):  # as the network computes
             return site
     raise HeadNotFound(
         f"No map of this {type(model).__name__} is averaged over space into the features (it pools "

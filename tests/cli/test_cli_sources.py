@@ -1,6 +1,7 @@
 """The commands on images from anywhere and models of any kind."""
 
 import json
+import os
 import shutil
 import tarfile
 from pathlib import Path
@@ -18,7 +19,7 @@ from conftest import write_pictures
 from neroli.cli import app
 from networks import COLOURS, colour_images, trained_colour_network
 
-NORMALISE = ["--mean", "0.5,0.5,0.5", "--std", "0.25 0.25 0.25"]
+NORMALISE = ["--mean", "0.5,0.5,0.5", "--std", "0.25 0.25 0.25", "--resize", "8x8"]
 
 
 def run(*arguments: object) -> Result:
@@ -206,3 +207,72 @@ def test_mistakes_get_one_clear_line(
     assert result.exit_code == 1
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_labels_are_not_needed_to_score_or_calibrate(
+    guard: Path, folder: Path, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "ood.npz", images=colour_images(60, seed=4)[0], labels=[9] * 60)
+    result = run("score", guard, tmp_path / "ood.npz", "--out", tmp_path / "s.csv")
+    assert result.exit_code == 0, result.stderr
+    shutil.move(tmp_path / "ood.npz", folder / "other.npz")
+    assert fit(folder, "images", "other.npz", tmp_path / "guard").exit_code == 0
+
+
+def test_a_column_of_patients_that_is_not_named_is_noticed(folder: Path, tmp_path: Path) -> None:
+    result = fit(folder, "all.csv", "held.npy", tmp_path / "guard")
+    assert "column 'patient' of" in result.stderr
+    assert "--group-column patient" in result.stderr
+
+
+def test_dicom_files_are_split_by_patient_without_naming_any(tmp_path: Path) -> None:
+    pydicom = pytest.importorskip("pydicom")
+    source = Path(pydicom.__file__).parent / "data" / "test_files" / "CT_small.dcm"
+    for number in range(12):
+        data = pydicom.dcmread(source)
+        data.PatientID = f"Doe-{number // 2}"
+        (tmp_path / "scans").mkdir(exist_ok=True)
+        data.save_as(tmp_path / "scans" / f"{number}.dcm")
+    result = run("split", tmp_path / "scans", "--out", tmp_path / "out", "--share", 0.5, "--json")
+    assert result.exit_code == 0, result.stderr
+    sides = json.loads(result.stdout)
+    assert sides["train"]["groups"] + sides["calibration"]["groups"] == 6
+    text = (tmp_path / "out" / "train.csv").read_text()
+    assert "Doe" not in text
+    again = run("split", tmp_path / "out" / "train.csv", "--out", tmp_path / "x", "--share", 0.5)
+    assert again.exit_code == 0, again.stderr
+
+
+def test_a_guard_in_a_linked_folder_finds_its_weights(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "deep" / "er")
+    guard = tmp_path / "link" / "guard"
+    assert fit(folder, "train.npz", "held.npy", guard).exit_code == 0
+    assert run("score", guard, folder / "held.npy", "--out", tmp_path / "s.csv").exit_code == 0
+    result = run("split", folder / "images", "--out", tmp_path / "link" / "out")
+    assert result.exit_code == 0, result.stderr
+    table = tmp_path / "link" / "out" / "train.csv"
+    assert run("score", guard, table, "--out", tmp_path / "t.csv").exit_code == 0
+
+
+def test_a_file_name_of_any_bytes_is_a_row(guard: Path, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "new", 1, seed=1, by_class=False)
+    os.rename(tmp_path / "new" / "0000.png", os.fsencode(tmp_path) + b"/new/odd\xff.png")
+    for suffix in ("csv", "parquet", "jsonl"):
+        out = tmp_path / f"s.{suffix}"
+        result = run("score", guard, tmp_path / "new", "--out", out)
+        assert result.exit_code == 0, result.stderr
+    assert pyarrow.parquet.read_table(tmp_path / "s.parquet")["name"].to_pylist() == [
+        "odd\\xff.png"
+    ]
+
+
+def test_a_model_that_ends_the_program_is_an_error(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "leaving_model.py").write_text("import sys\ndef make(): sys.exit(0)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    data = ["--train", folder / "images", "--calibration", folder / "held.npy"]
+    result = run("fit", "--model", "leaving_model:make", *data, "--out", tmp_path / "guard")
+    assert result.exit_code == 1
+    assert "leaving_model:make raised SystemExit" in result.stderr

@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -190,3 +191,41 @@ def test_a_path_is_opened_as_what_lies_there(tmp_path: Path) -> None:
     (tmp_path / "notes.docx").write_text("x")
     with pytest.raises(InvalidInput, match=r"no source of images.*\.csv.*\.tar"):
         open_images(tmp_path / "notes.docx")
+
+
+def test_a_damaged_or_joined_archive_is_refused_rather_than_read_in_part(tmp_path: Path) -> None:
+    pictures, _ = colour_images(6)
+    path = write_tar(tmp_path / "set.tar", {f"{i}.png": png(p) for i, p in enumerate(pictures)})
+    whole = path.read_bytes()
+    assert len(ImageTar(path)) == 6
+    block = 2 * 1024
+    flipped = whole[: block + 4] + b"\xff" + whole[block + 5 :]
+    for content in (flipped, whole[:block], whole + whole):
+        path.write_bytes(content)
+        with pytest.raises(InvalidInput, match="damaged or cut off"):
+            ImageTar(path)
+
+
+def test_links_in_an_archive_are_recorded_not_dropped(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "a", 3, seed=1, by_class=False)
+    (tmp_path / "a" / "soft.png").symlink_to("0000.png")
+    (tmp_path / "a" / "zhard.png").hardlink_to(tmp_path / "a" / "0001.png")
+    with tarfile.open(tmp_path / "s.tar", "w") as archive:
+        archive.add(tmp_path / "a", "a")
+    (batch,) = ImageTar(tmp_path / "s.tar").batches(COLOUR_PREPROCESSING, 9)
+    assert len(batch.images) == 3
+    assert len(batch.failures) == 2
+    assert all("is a link in the archive" in failure.reason for failure in batch.failures)
+
+
+def test_an_array_file_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
+    header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (150000000000,), }"
+    member = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w") as archive:
+        archive.writestr("images.npy", member)
+    np.savez(tmp_path / "label.npz", images=colour_images(2)[0], labels=np.array([-1, 0]))
+    np.save(tmp_path / "renamed.npy", np.zeros(3))
+    (tmp_path / "renamed.npy").rename(tmp_path / "renamed.npz")
+    for name in ("bomb.npz", "label.npz", "renamed.npz"):
+        with pytest.raises(InvalidInput, match=name):
+            ArrayFile(tmp_path / name)

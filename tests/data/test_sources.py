@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,7 +61,7 @@ def test_unreadable_images_are_recorded_and_skipped(tmp_path: Path) -> None:
     failures = {f.name: f.reason for batch in batches for f in batch.failures}
     assert failures.keys() == {"0003.png", "0007.png", "0010.png"}
     assert "0 bytes" in failures["0003.png"]
-    assert "9x8 pixels after preprocessing, the first readable image 8x8" in failures["0010.png"]
+    assert "9x8 pixels after preprocessing, other images are 8x8" in failures["0010.png"]
 
 
 def test_the_fingerprint_knows_a_changed_file_label_or_order(tmp_path: Path) -> None:
@@ -194,3 +195,53 @@ def test_a_named_unreadable_image_is_an_error_when_asked_for_directly(tmp_path: 
     (tmp_path / "bad.png").write_bytes(b"x")
     with pytest.raises(UnreadableImage, match="bad.png' is not an image"):
         as_images([tmp_path / "bad.png"], COLOUR_PREPROCESSING)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_named_pipe_and_a_huge_file_are_unreadable_and_nothing_waits(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 3, seed=1, by_class=False)
+    os.mkfifo(tmp_path / "pipe.png")
+    with (tmp_path / "sparse.png").open("wb") as file:
+        file.truncate(2**31)
+    (batch,) = ImageFolder(tmp_path).batches(COLOUR_PREPROCESSING, 9)
+    assert len(batch.images) == 3
+    reasons = {failure.name: failure.reason for failure in batch.failures}
+    assert reasons["pipe.png"] == "is no plain file"
+    assert "2,147,483,648 bytes" in reasons["sparse.png"]
+
+
+def test_the_expected_size_does_not_depend_on_the_neighbours(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 3, seed=1, by_class=False)
+    Image.new("RGB", (9, 8)).save(tmp_path / "0-odd.png")
+    (batch,) = ImageFolder(tmp_path).batches(COLOUR_PREPROCESSING, 9, shape=(3, 8, 8))
+    assert [failure.name for failure in batch.failures] == ["0-odd.png"]
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        ((4, [0] * 4, None, "P01"), "groups of a batch must be a list .* got P01"),
+        ((4, [0] * 4, None, ["a", "b"]), "4 images has 2 groups"),
+        ((4, [0] * 4, None, [1.0] * 4), "groups of a batch must be"),
+        ((4, [0] * 4, None, [None] * 4), "groups of a batch must be"),
+        ((4, [0] * 4, "abcd"), "names of a batch must be"),
+        ((4, ["cat"] * 4), "Labels must be a tensor"),
+        ((4, [0] * 3), "4 images has 3 labels"),
+    ],
+)
+def test_what_a_loader_says_of_its_images_must_be_one_value_each(
+    batch: tuple[Any, ...], message: str
+) -> None:
+    images, _ = colour_tensors(batch[0])
+    with pytest.raises(InvalidInput, match=message):
+        list(ImageLoader([(images, *batch[1:])]).batches(None, 9))
+
+
+def test_labels_and_groups_of_pictures_must_be_known(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 2, seed=1, by_class=False)
+    paths = sorted(tmp_path.glob("*.png"))
+    for labels in ([0, None], [0.5, 1.0], [True, False]):
+        with pytest.raises(InvalidInput, match="labels must be int or str each"):
+            ImageFiles(paths, labels)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match="groups must be str each, got None"):
+        ImageFiles(paths, groups=["a", None])  # type: ignore[list-item]

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import re
 import zipfile
 from pathlib import Path
 
@@ -111,18 +112,26 @@ def test_no_code_in_a_program_file_is_run(
     torch.export.save(program, "good.pt2")
     bomb = io.BytesIO()
     torch.save({"x": Bomb()}, bomb)
-    for name, content in {
-        "sample_inputs/model.pt": bomb.getvalue(),
-        "constants/opaque_obj_0": pickle.dumps(Bomb()),
-        "constants/custom_obj_0": pickle.dumps(Bomb()),
-        "weights/model_weights_config.json": b'{"config": {"w": {"use_pickle": true}}}',
-    }.items():
+    with zipfile.ZipFile("good.pt2") as good:
+        graph = good.read("good/models/model.json").decode()
+    size = "__import__('os').mkdir('exploded') or s0"
+    crafted = {
+        "data/sample_inputs/model.pt": bomb.getvalue(),
+        "data/constants/opaque_obj_0": pickle.dumps(Bomb()),
+        "data/constants/custom_obj_0": pickle.dumps(Bomb()),
+        "data/weights/model_weights_config.json": b'{"config": {"w": {"use_pickle": true}}}',
+        "data/aotinductor/evil/evil.so": b"\x7fELF",
+        "models/model.json": graph.replace('"guards_code": []', f'"guards_code": ["{size}"]'),
+        "models/model.json ": re.sub(r'"expr_str": "[^"]*"', f'"expr_str": "{size}"', graph),
+        "serialized_state_dict.json": pickle.dumps(Bomb()),
+    }
+    for name, content in crafted.items():
         with zipfile.ZipFile("good.pt2") as good, zipfile.ZipFile("bad.pt2", "w") as bad:
-            kept = [entry for entry in good.namelist() if not entry.endswith(name)]
-            for entry in kept:
-                bad.writestr(entry, good.read(entry))
-            bad.writestr(f"good/data/{name}", content)
-        with pytest.raises(ModelError, match="holds pickled objects"):
+            for entry in good.namelist():
+                if not entry.endswith(name.strip()):
+                    bad.writestr(entry, good.read(entry))
+            bad.writestr(f"good/{name.strip()}", content)
+        with pytest.raises(ModelError, match=f"holds 'good/{name.strip()}'"):
             load_model("export:bad.pt2")
     assert not Path("exploded").exists()
 

@@ -127,6 +127,12 @@ def test_damaged_folders_are_refused(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "gpt2"}))
     with pytest.raises(ModelError, match="Cannot load an image classifier"):
         load_model(f"hf:{folder}")
-    (folder / "config.json").write_text("{")
-    with pytest.raises(ModelError, match="Cannot load an image classifier"):
-        load_model(f"hf:{folder}")
+    for content, message in {
+        "{": "Cannot read '.*config.json'",
+        "[]": "must hold a JSON object",
+        json.dumps(config | {"auto_map": {"AutoConfig": "evil.Config"}}): "auto_map",
+        json.dumps({"model_type": "timm_wrapper", "architecture": "hf_hub:timm/x"}): "from a hub",
+    }.items():
+        (folder / "config.json").write_text(content)
+        with pytest.raises(ModelError, match=message):
+            load_model(f"hf:{folder}")

@@ -87,6 +87,7 @@ def preprocessing_with(
     crop: str | None,
     mean: str | None,
     std: str | None,
+    interpolation: str | None,
 ) -> Preprocessing:
     """The model's own preprocessing with what the user asked for instead.
 
@@ -110,6 +111,8 @@ def preprocessing_with(
         changes["mean"] = _numbers("--mean", mean)
     if std is not None:
         changes["std"] = _numbers("--std", std)
+    if interpolation is not None:
+        changes["interpolation"] = interpolation
     if stated is not None:
         return replace(stated, **changes)
     if (mean is None) != (std is None):

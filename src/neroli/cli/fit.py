@@ -16,6 +16,7 @@ from neroli.cli.common import (
     SOME_UNREADABLE,
     BatchSize,
     Device,
+    Every,
     GroupColumn,
     Json,
     LabelColumn,
@@ -76,9 +77,13 @@ def fit(
     crop: Annotated[str | None, typer.Option(help="Pixels cut from the centre.")] = None,
     mean: Annotated[str | None, typer.Option(help="Per channel, of values in 0..1.")] = None,
     std: Annotated[str | None, typer.Option(help="Per channel, of values in 0..1.")] = None,
+    interpolation: Annotated[
+        str | None, typer.Option(help="Of resizing: nearest, bilinear, bicubic or lanczos.")
+    ] = None,
     path_column: PathColumn = None,
     label_column: LabelColumn = None,
     group_column: GroupColumn = None,
+    every: Every = 1,
     store: Annotated[
         Path | None, typer.Option(help="Folder to keep the activations in, for other detectors.")
     ] = None,
@@ -112,12 +117,14 @@ def fit(
         out = out.resolve()
         replaces = (free_folder(out) / "manifest.json").exists()
         columns = columns_named(path_column, label_column, group_column)
-        training, held_out = (open_images(p, columns=columns) for p in (train, calibration))
+        training, held_out = (
+            open_images(path, columns=columns, every=every) for path in (train, calibration)
+        )
         if held_out.size is not None:
             promise.rank(held_out.size)  # too few images are better said before the work
         classifier = load_classifier(model, weights, head=head, device=device)
         classifier.preprocessing = preprocessing_with(
-            classifier.preprocessing, resize, crop, mean, std
+            classifier.preprocessing, resize, crop, mean, std, interpolation
         )
         match = None
         if isinstance(training, Pictures):
@@ -165,6 +172,7 @@ def fit(
             "preprocessing": str(classifier.preprocessing),
             "classes": match.classes if match else None,
             "classes_matched": match.rule if match else None,
+            "labelled": agreement is not None,
             "training_images": guard.training.images,
             "groups": guard.training.groups,
             "training_accuracy": guard.training.accuracy,
@@ -201,7 +209,7 @@ def _setting(text: str) -> tuple[str, Any]:
 
 def _text(facts: dict[str, Any]) -> str:
     groups = "" if facts["groups"] is None else f" of {facts['groups']} groups"
-    matched = "without labels"
+    matched = "labelled with class indices" if facts["labelled"] else "without labels"
     if facts["classes"] is not None:
         matched = f"{len(facts['classes'])} labels matched to classes {facts['classes_matched']}"
     accuracy = ""

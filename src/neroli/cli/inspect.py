@@ -44,7 +44,9 @@ def _text(manifest: Manifest) -> str:
         "classes": f"{classifier.num_classes}: {', '.join(names[:12])}"
         + (", ..." if len(names) > 12 else ""),
         "preprocessing": str(classifier.preprocessing or "none: float tensors only"),
-        "training": f"{training.images} images, {training.unreadable} unreadable, "
+        "training": f"{training.images} images"
+        + ("" if training.groups is None else f" of {training.groups} groups")
+        + f", {training.unreadable} unreadable, "
         f"accuracy {accuracy}",
         "calibration": "none"
         if calibration is None

@@ -30,6 +30,7 @@ def split(
 ) -> None:
     """Split images into two tables for `neroli fit`: classes in equal shares, groups whole."""
     with reported(as_json):
+        from neroli.data.dicom import DicomFiles, DicomFolder, by_file
         from neroli.data.opening import open_images
         from neroli.data.pictures import Pictures
         from neroli.data.splitting import split as split_pictures
@@ -40,11 +41,11 @@ def split(
         source = open_images(images, columns=columns)
         if not isinstance(source, Pictures):
             raise InvalidInput(f"{str(images)!r} is no table or folder of image files.")
-        sides = dict(
-            zip(("train", "calibration"), split_pictures(source, share, seed), strict=True)
-        )
+        if isinstance(source, DicomFolder | DicomFiles):
+            source = by_file(source)
+        training, calibration = split_pictures(source, share, seed)
         facts: dict[str, Any] = {}
-        for side, pictures in sides.items():
+        for side, pictures in (("train", training), ("calibration", calibration)):
             path = out / f"{side}.csv"
             write_table(path, pictures, columns)
             groups = None if pictures.groups is None else len(set(pictures.groups))

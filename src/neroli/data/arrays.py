@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from PIL import Image
 
 from neroli.data.folders import stamp
-from neroli.data.images import array_pictures
+from neroli.data.images import MAX_PIXELS, array_pictures
 from neroli.data.pictures import Pictures
 from neroli.data.sources import Content
-from neroli.errors import InvalidInput
+from neroli.errors import InvalidInput, UnreadableImage
 from neroli.files import digest
 
 Array = np.ndarray[Any, Any]
@@ -36,6 +36,11 @@ class ArrayReader:
         return f"{self._version} {position}"
 
     def read(self, position: int) -> tuple[bytes, Image.Image]:
+        height, width = self._images.shape[1:3]
+        if height * width > MAX_PIXELS:
+            raise UnreadableImage(
+                f"is {width}x{height} pixels, more than the {MAX_PIXELS:,} allowed"
+            )
         (picture,) = array_pictures(np.asarray(self._images[position]))
         return picture_digest(picture), picture
 
@@ -57,11 +62,6 @@ class ArrayFile(Pictures):
     def __init__(self, path: Path | str, *, workers: int | None = None) -> None:
         path = Path(path)
         arrays = _read(path)
-        if "images" not in arrays:
-            raise InvalidInput(
-                f"{str(path)!r} has no array 'images'; it has "
-                f"{', '.join(map(repr, sorted(arrays)[:8])) or 'none'}."
-            )
         images = arrays["images"]
         if (
             images.dtype != np.uint8
@@ -81,6 +81,9 @@ class ArrayFile(Pictures):
         )
 
 
+MAX_LABEL = 2**31
+MAX_BYTES = 2**36
+"""An .npz is read into memory, so one that unpacks to more is refused."""
 _CHANNELS = ((), (1,), (3,))
 
 
@@ -92,11 +95,21 @@ def picture_digest(picture: Image.Image) -> bytes:
 def _read(path: Path) -> Mapping[str, Array]:
     try:
         if path.suffix.lower() == ".npy":
-            return {"images": np.load(path, mmap_mode="r", allow_pickle=False)}
+            return {"images": np.lib.format.open_memmap(path, mode="r")}
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+            if size > MAX_BYTES:
+                raise ValueError(f"it unpacks to {size:,} bytes: save the images as a .npy file")
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in ("images", "labels", "groups") if name in file}
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise InvalidInput(f"Cannot read the arrays of {str(path)!r}: {error}") from None
+            wanted = [name for name in ("images", "labels", "groups") if name in file]
+            if "images" not in wanted:
+                raise ValueError(f"it has no array 'images', but {', '.join(file.files[:8])}")
+            return {name: file[name] for name in wanted}
+    except Exception as error:  # NumPy raises whatever it likes on damaged files
+        raise InvalidInput(
+            f"Cannot read the arrays of {str(path)!r} ({error or type(error).__name__}): give a "
+            ".npy file, or an .npz with uint8 'images'."
+        ) from None
 
 
 def _column(path: Path, arrays: Mapping[str, Array], name: str, *, as_text: bool = False) -> Any:
@@ -108,4 +121,10 @@ def _column(path: Path, arrays: Mapping[str, Array], name: str, *, as_text: bool
             f"The {name} of {str(path)!r} must be one integer or text an image, got "
             f"{values.dtype} {list(values.shape)}."
         )
+    if values.dtype.kind in "iu" and not as_text:
+        outside = values[(values < 0) | (values > MAX_LABEL)]
+        if len(outside):
+            raise InvalidInput(
+                f"The labels of {str(path)!r} hold {outside[0]}: give class indices."
+            )
     return [str(value) for value in values] if as_text else values.tolist()

@@ -92,7 +92,7 @@ def _read_map(path: Path) -> dict[str, object]:
         entries = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ClassMapError(f"Cannot read the class map {str(path)!r}: {error.strerror}.") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ClassMapError(f"The class map {str(path)!r} is not JSON: {error}.") from None
     if not isinstance(entries, dict):
         raise ClassMapError(f"The class map {str(path)!r} must be a JSON object: label to class.")

@@ -22,6 +22,7 @@ from neroli.data.images import MAX_PIXELS
 from neroli.data.pictures import Pictures
 from neroli.data.sources import Content
 from neroli.errors import InvalidInput, NotEnoughImages, UnreadableImage
+from neroli.files import digest
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -41,6 +42,7 @@ class DicomReader:
 
     def __init__(self, places: Sequence[tuple[Path, int]]) -> None:
         self.places = places
+        self.paths = [path for path, _ in places]
 
     def __len__(self) -> int:
         return len(self.places)
@@ -61,6 +63,8 @@ class DicomFiles(Pictures):
         paths: the files.
         names: what each is called in results, the file's name when left out; the frames of a file
             of several are called ``name#0``, ``name#1`` and so on.
+        labels: class of each file, or None.
+        groups: what each file belongs to, instead of the tag.
         group: keyword of the DICOM tag that says what an image belongs to, or None; a file without
             it is a group of its own, and if all are there are no groups.
         workers: threads that read and decode ahead of the network.
@@ -75,15 +79,18 @@ class DicomFiles(Pictures):
         self,
         paths: Sequence[Path | str],
         names: Sequence[str] | None = None,
+        labels: Sequence[str] | None = None,
+        groups: Sequence[str] | None = None,
         *,
         group: str | None = "PatientID",
         workers: int | None = None,
     ) -> None:
         files = [Path(path) for path in paths]
         names = [path.name for path in files] if names is None else names
-        if len(names) != len(files):
-            raise InvalidInput(f"There are {len(names)} names for {len(files)} files.")
-        super().__init__(*_frames(files, names, group), workers=workers)
+        for kind, given in (("names", names), ("labels", labels), ("groups", groups)):
+            if given is not None and len(given) != len(files):
+                raise InvalidInput(f"There are {len(given)} {kind} for {len(files)} files.")
+        super().__init__(*_frames(files, names, group, labels, groups), workers=workers)
 
 
 class DicomFolder(Pictures):
@@ -120,6 +127,16 @@ class DicomFolder(Pictures):
         super().__init__(*_frames(paths, names, group, labels), workers=workers)
 
 
+def by_file(frames: Pictures) -> Pictures:
+    """One picture a file, whose group is a pseudonym: what a table of them may hold."""
+    assert isinstance(frames.reader, DicomReader)
+    firsts = {frames.reader.paths[row]: position for position, row in enumerate(frames.rows)}
+    files = frames.subset(sorted(firsts.values()))
+    owners = files.groups or [str(frames.reader.paths[row]) for row in files.rows]
+    files.groups = [digest(owner.encode(errors="surrogateescape")).hex()[:12] for owner in owners]
+    return files
+
+
 def is_dicom(path: Path) -> bool:
     """Whether a file is a DICOM file by its name, or without one that says so by its beginning."""
     suffix = path.suffix.lower()
@@ -137,6 +154,7 @@ def _frames(
     names: Sequence[str],
     group: str | None,
     labels: Sequence[str] | None = None,
+    owners: Sequence[str] | None = None,
 ) -> tuple[DicomReader, list[str], list[str] | None, list[str] | None]:
     """What ``Pictures`` is made of: a reader, and the name, label and group of every frame."""
     _prepare_pydicom(group)
@@ -145,11 +163,13 @@ def _frames(
     stated: list[str] = []
     groups: list[str] = []
     grouped = False
-    for path, name, label in zip(files, names, labels or [""] * len(files), strict=True):
+    unknown = [""] * len(files)
+    rows = zip(files, names, labels or unknown, owners or unknown, strict=True)
+    for path, name, label, known in rows:
         count, owner = 1, ""
         try:
             header = _header(path, group)
-            owner = _owner(header, group)
+            owner = known or _owner(header, group)
             count = _frame_count(header, path)
         except UnreadableImage:  # one image, recorded with its reason when it is read
             pass

@@ -148,6 +148,6 @@ def stamp(path: Path) -> str:
     """Size and time of a file, to notice that it changed; empty if it cannot be read."""
     try:
         status = path.stat()
-    except OSError:
+    except (OSError, ValueError):
         return ""
     return f"{status.st_size} {status.st_mtime_ns}"

@@ -9,6 +9,8 @@ truncated files) is unreadable rather than guessed.
 from __future__ import annotations
 
 import io
+import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,9 @@ MAX_PIXELS = 89_000_000
 """Larger images (decompression bombs, whole slides) are refused before they are decompressed.
 
 Pillow itself warns at 89.5 million pixels and refuses at twice as many."""
+
+MAX_BYTES = 2**30
+"""Larger files are no single pictures."""
 
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """What is decoded; not EPS and the like, which Pillow hands to other programs."""
@@ -38,12 +43,25 @@ def read_image(path: Path) -> tuple[bytes, Image.Image]:
             sentence that begins with the name of the file.
     """
     try:
-        content = path.read_bytes()
+        with open(path, "rb", opener=_open_at_once) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise UnreadableImage("is no plain file")
+            if status.st_size > MAX_BYTES:
+                raise UnreadableImage(f"has {status.st_size:,} bytes, more than {MAX_BYTES:,}")
+            content = file.read(MAX_BYTES)
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        if isinstance(error, UnreadableImage):
+            raise
         raise UnreadableImage(f"cannot be read: {getattr(error, 'strerror', error)}") from None
     if not content:
         raise UnreadableImage("is empty (0 bytes)")
     return content, decode(content)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file without waiting for a writer, which a named pipe would do."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def decode(content: bytes) -> Image.Image:

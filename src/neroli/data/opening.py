@@ -35,12 +35,16 @@ def open_images(path: Path | str, *, columns: Columns | None = None, every: int 
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    if path.is_dir():
-        return _opened_folder(path)
-    if not path.exists():
+    try:
+        if path.is_dir():
+            return _opened_folder(path)
+        there = path.exists()
+    except (OSError, ValueError) as error:  # a name too long, or with a null byte
+        raise InvalidInput(f"Cannot read {str(path)[:80]!r}: {error}.") from None
+    if not there:
         raise InvalidInput(f"There is no file or folder {str(path)!r}.")
     if suffix in TABLES:
-        return ImageTable(path, columns)
+        return _opened_table(path, columns)
     if suffix in ARRAYS:
         return ArrayFile(path)
     if suffix in TARS:
@@ -51,17 +55,27 @@ def open_images(path: Path | str, *, columns: Columns | None = None, every: int 
         return DicomFiles([path])
     if suffix in EXTENSIONS:
         return ImageFiles([path])
-    known = sorted(TABLES | ARRAYS | TARS | VIDEOS | DICOM | EXTENSIONS)
+    known = sorted(ARRAYS.union(TABLES, TARS, VIDEOS, DICOM, EXTENSIONS))
     raise InvalidInput(
         f"{str(path)!r} is no source of images: give a folder, or a file that ends in "
         f"{', '.join(known)} (an archive such as .tar.gz must be unpacked first)."
     )
 
 
+def _opened_table(path: Path, columns: Columns | None) -> ImageSource:
+    table = ImageTable(path, columns)
+    if all(Path(name).suffix.lower() in EXTENSIONS for name in table.names):
+        return table
+    files = [path.parent / name for name in table.names]
+    if not all(is_dicom(file) or not file.exists() for file in files):
+        return table  # what is no image is recorded as unreadable
+    return DicomFiles(files, table.names, table.stated_labels, table.groups)
+
+
 def _opened_folder(root: Path) -> ImageSource:
     found = {path.suffix.lower() for path in files_below(root, lambda path: True)}
     has_dicom = bool(found & DICOM)
-    if not found & (DICOM | EXTENSIONS):
+    if not has_dicom and any(not suffix or suffix[1:].isdigit() for suffix in found):
         has_dicom = bool(
             files_below(root, is_dicom)
         )  # files without a suffix, as on hospital discs

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, Self
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -82,6 +83,8 @@ class Pictures:
         self.workers = workers or min(4, os.cpu_count() or 1)
         self.reader = reader
         self.rows = list(range(len(reader)))
+        _check_column("labels", labels, (int, str))
+        _check_column("groups", groups, (str,))
         stated = labels is not None and any(isinstance(label, str) for label in labels)
         self.names = list(names)
         self.labels = None if labels is None or stated else [int(label) for label in labels]
@@ -157,11 +160,16 @@ class Pictures:
         return self._with(**columns)
 
     def batches(
-        self, preprocessing: Preprocessing | None, batch_size: int, start: int = 0
+        self,
+        preprocessing: Preprocessing | None,
+        batch_size: int,
+        start: int = 0,
+        shape: Sequence[int] | None = None,
     ) -> Iterator[ImageBatch]:
         if preprocessing is None:
             raise InvalidInput(NO_PREPROCESSING)
-        shape = self._expected_shape(preprocessing)
+        if shape is None:
+            shape = self._first_shape(preprocessing)
 
         def load(position: int) -> Loaded:
             try:
@@ -189,7 +197,7 @@ class Pictures:
                         part.stop,
                     )
 
-    def _expected_shape(self, preprocessing: Preprocessing) -> torch.Size | None:
+    def _first_shape(self, preprocessing: Preprocessing) -> torch.Size | None:
         """The shape of the first readable picture; all must have it to make a batch."""
         for row in self.rows:
             try:
@@ -210,16 +218,26 @@ class Pictures:
         return changed
 
 
-def sized(pixels: Tensor, shape: torch.Size | None) -> Tensor:
-    """The pixels, if they have the shape of the others in the batch.
+def _check_column(kind: str, values: Sequence[object] | None, types: tuple[type, ...]) -> None:
+    """Raise InvalidInput unless all values are of one of the types."""
+    for value in values or ():
+        if isinstance(value, bool) or not isinstance(value, (*types, np.integer)):
+            raise InvalidInput(
+                f"The {kind} must be {' or '.join(t.__name__ for t in types)} each, got {value!r}: "
+                "leave out the images of which it is not known."
+            )
+
+
+def sized(pixels: Tensor, shape: Sequence[int] | None) -> Tensor:
+    """The pixels ``[channels, height, width]``, if they have the shape that the others have.
 
     Raises:
         UnreadableImage: if they have not.
     """
-    if shape is not None and pixels.shape != shape:
+    if shape is not None and tuple(pixels.shape) != tuple(shape):
         raise UnreadableImage(
-            f"is {pixels.shape[2]}x{pixels.shape[1]} pixels after preprocessing, the first "
-            f"readable image {shape[2]}x{shape[1]}; resize to one size"
+            f"is {pixels.shape[2]}x{pixels.shape[1]} pixels after preprocessing, other images are "
+            f"{shape[2]}x{shape[1]}; fit with --resize HEIGHTxWIDTH"
         )
     return pixels
 

@@ -77,9 +77,21 @@ class ImageSource(Protocol):
         """How many images there are, readable or not; None if unknown."""
 
     def batches(
-        self, preprocessing: Preprocessing | None, batch_size: int, start: int = 0
+        self,
+        preprocessing: Preprocessing | None,
+        batch_size: int,
+        start: int = 0,
+        shape: Sequence[int] | None = None,
     ) -> Iterator[ImageBatch]:
-        """The images from position ``start`` on."""
+        """The images from position ``start`` on.
+
+        Args:
+            preprocessing: how pictures become tensors; None if they are tensors.
+            batch_size: images at a time; a loader keeps its own.
+            start: position to begin at.
+            shape: what every picture must have after preprocessing, ``[channels, height, width]``;
+                None takes that of the first readable one.
+        """
 
 
 class ImageLoader:
@@ -109,13 +121,23 @@ class ImageLoader:
         return None
 
     def batches(
-        self, preprocessing: Preprocessing | None, batch_size: int, start: int = 0
+        self,
+        preprocessing: Preprocessing | None,
+        batch_size: int,
+        start: int = 0,
+        shape: Sequence[int] | None = None,
     ) -> Iterator[ImageBatch]:
         end = 0
         for item in self.loader:
             images, labels, given, groups = _parts(item)
             tensor = as_images(images, preprocessing)
             names = given or tuple(str(position) for position in range(end, end + len(tensor)))
+            for kind, given_rows in (("names", names), ("groups", groups), ("labels", labels)):
+                if given_rows is not None and len(given_rows) != len(tensor):
+                    raise InvalidInput(
+                        f"A batch of {len(tensor)} images has {len(given_rows)} {kind}: give one "
+                        "an image."
+                    )
             skipped = slice(max(0, start - end), None)
             end += len(tensor)
             if end <= start:
@@ -217,18 +239,27 @@ def _parts(
     images, labels, names, groups = (*item, None, None, None)[:4]
     if labels is not None and not isinstance(labels, Tensor | np.ndarray | Sequence):
         raise InvalidInput(f"Labels must be a tensor [N], got {labels!r}.")
-    return (
-        images,
-        None if labels is None else torch.as_tensor(labels),
-        _texts(names),
-        _texts(groups),
-    )
+    try:
+        labels = None if labels is None else torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError):
+        text = str(labels)[:60]
+        raise InvalidInput(f"Labels must be a tensor [N] of class indices, got {text}.") from None
+    return images, labels, _texts("names", names), _texts("groups", groups)
 
 
-def _texts(values: Any) -> tuple[str, ...] | None:
+def _texts(kind: str, values: Any) -> tuple[str, ...] | None:
+    """Names or groups as text: one an image, text or whole numbers."""
     if isinstance(values, Tensor | np.ndarray):
         values = values.tolist()
-    return None if values is None else tuple(str(value) for value in values)
+    if values is None:
+        return None
+    plain = isinstance(values, list | tuple)
+    if not plain or any(isinstance(v, bool) or not isinstance(v, str | int) for v in values):
+        raise InvalidInput(
+            f"The {kind} of a batch must be a list of text or integers, one an image, got "
+            f"{str(values)[:60]}."
+        )
+    return tuple(str(value) for value in values)
 
 
 def group_digests(groups: Sequence[str] | None) -> Tensor | None:

@@ -30,8 +30,10 @@ def split(pictures: Pictures, share: float = 0.2, seed: int = 0) -> tuple[Pictur
         InvalidInput: if ``share`` is out of range.
         NotEnoughImages: if there are too few groups, or images of a class, for two sides.
     """
-    if not 0 < share < 1:
-        raise InvalidInput(f"share must lie between 0 and 1, got {share}.")
+    if not isinstance(share, int | float) or not 0 < share < 1:
+        raise InvalidInput(f"share must be a number between 0 and 1, got {share!r}.")
+    if not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise InvalidInput(f"seed must be an integer of 0 to {2**32 - 1}, got {seed!r}.")
     rows = np.arange(len(pictures))
     classes = np.array(pictures.labels or pictures.stated_labels or [0] * len(rows))
     if pictures.groups is not None:

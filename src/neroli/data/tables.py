@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,11 @@ import pyarrow.parquet
 
 from neroli.data.folders import FileReader
 from neroli.data.pictures import Pictures
-from neroli.errors import InvalidInput
+from neroli.errors import InvalidInput, NeroliWarning
 from neroli.files import atomic_path
 
-TABLES = frozenset({".csv", ".tsv", ".parquet"})
+TABLES = (".csv", ".parquet", ".tsv")
+_GROUP_LIKE = re.compile("patient|subject|case|study|procedure|exam")
 
 
 @dataclass(frozen=True)
@@ -62,12 +65,27 @@ class ImageTable(Pictures):
             else None
             for kind in ("label", "group")
         }
+        if optional["group"] is None:
+            _warn_of_unused_groups(path, content, columns)
         super().__init__(
             FileReader([path.parent / name for name in names]),
             names,
             optional["label"],
             optional["group"],
             workers=workers,
+        )
+
+
+def _warn_of_unused_groups(path: Path, table: pa.Table, columns: Columns) -> None:
+    used = {columns.path, columns.label}
+    hints = [n for n in table.column_names if n not in used and _GROUP_LIKE.search(n.lower())]
+    if hints:
+        warnings.warn(
+            f"The column {hints[0]!r} of {str(path)!r} is not used: if it says which patient or "
+            f"procedure an image is of, name it (--group-column {hints[0]}), so that none is in "
+            "both training and calibration.",
+            NeroliWarning,
+            stacklevel=4,
         )
 
 
@@ -84,24 +102,40 @@ def write_table(path: Path | str, pictures: Pictures, columns: Columns | None = 
         ArtefactError: if it cannot be written.
     """
     path, columns = Path(path), columns or Columns()
-    if not isinstance(pictures.reader, FileReader) or path.suffix.lower() not in TABLES:
+    if path.suffix.lower() not in TABLES:
+        raise InvalidInput(f"A table is written to {', '.join(TABLES)} files, got {str(path)!r}.")
+    paths = getattr(pictures.reader, "paths", None)
+    if paths is None:
         raise InvalidInput(
-            f"A table of image files is written to {', '.join(sorted(TABLES))}, got {str(path)!r} "
-            f"and {pictures!r}."
+            f"{pictures!r} are no files of their own, which a table could list: unpack them into a "
+            "folder first, or split them in Python with neroli.data.splitting.split."
         )
-    files = [pictures.reader.paths[row] for row in pictures.rows]
-    content = {columns.path: [os.path.relpath(file, path.parent) for file in files]}
+    files = [paths[row] for row in pictures.rows]
+    folder = path.parent.resolve()  # a relative path through a link would lead elsewhere
+    content = {columns.path: [os.path.relpath(_resolved(file), folder) for file in files]}
     labels = pictures.labels or pictures.stated_labels
     if labels is not None:
         content[columns.label] = [str(label) for label in labels]
     if pictures.groups is not None:
         content[columns.group] = pictures.groups
+    odd = next((name for name in content[columns.path] if not _is_text(name)), None)
+    if odd is not None:
+        raise InvalidInput(f"The file name {odd!r} is not UTF-8, which a table must be: rename it.")
     with atomic_path(path) as temporary:
         if path.suffix.lower() == ".parquet":
             pa.parquet.write_table(pa.table(content), temporary)
         else:
             options = pa.csv.WriteOptions(delimiter=_delimiter(path))
             pa.csv.write_csv(pa.table(content), temporary, options)
+
+
+def _is_text(name: str) -> bool:
+    return name == name.encode(errors="replace").decode()
+
+
+def _resolved(file: Path) -> Path:
+    """The file without links in its folders; itself may be one."""
+    return file.parent.resolve() / file.name
 
 
 def _delimiter(path: Path) -> str:
@@ -118,12 +152,14 @@ def _read(path: Path) -> pa.Table:
             columns = reader.schema.names
         as_text = pa.csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string()))
         return pa.csv.read_csv(path, parse_options=parse, convert_options=as_text)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise InvalidInput(f"Cannot read the table {str(path)!r}: {error}.") from None
 
 
 def _texts(path: Path, table: pa.Table, column: str) -> list[str]:
     """A column as text, whole."""
+    if table.column_names.count(column) > 1:
+        raise InvalidInput(f"The table {str(path)!r} has several columns {column!r}: rename them.")
     if column not in table.column_names:
         raise InvalidInput(
             f"The table {str(path)!r} has no column {column!r}; it has "
@@ -134,7 +170,7 @@ def _texts(path: Path, table: pa.Table, column: str) -> list[str]:
     except pa.ArrowException as error:
         raise InvalidInput(f"Column {column!r} of {str(path)!r} is not text: {error}.") from None
     for row, value in enumerate(values):
-        if not value:
+        if not value or "\0" in value:
             raise InvalidInput(
                 f"Row {row + 1} of the table {str(path)!r} has no {column!r}: fill it in or leave "
                 "the row out."

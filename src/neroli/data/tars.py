@@ -24,6 +24,7 @@ class TarReader:
 
     def __init__(self, path: Path, members: Sequence[tarfile.TarInfo]) -> None:
         self._places = [(member.offset_data, member.size) for member in members]
+        self._odd = [_odd_kind(member) for member in members]
         self._path = path
         self._version = stamp(path)
 
@@ -35,14 +36,17 @@ class TarReader:
 
     def read(self, position: int) -> tuple[bytes, Image.Image]:
         offset, size = self._places[position]
+        if self._odd[position]:
+            raise UnreadableImage(f"is {self._odd[position]} in the archive, which is not followed")
         try:
             with self._path.open("rb") as file:
+                missing = offset + size - os.fstat(file.fileno()).st_size
+                if missing > 0:
+                    raise UnreadableImage(f"is cut off: the archive ends {missing} bytes early")
                 file.seek(offset)
                 content = file.read(size)
         except OSError as error:
             raise UnreadableImage(f"cannot be read: {error.strerror}") from None
-        if len(content) < size:
-            raise UnreadableImage(f"is cut off: the archive ends {size - len(content)} bytes early")
         return digest(content), decode(content)
 
 
@@ -88,19 +92,45 @@ def _members(path: Path) -> tuple[list[tarfile.TarInfo], dict[str, str]]:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
                 suffix = PurePosixPath(member.name).suffix.lower()
-                if not member.isfile() or PurePosixPath(member.name).name.startswith("."):
+                if member.isdir() or PurePosixPath(member.name).name.startswith("."):
                     continue
                 if suffix in EXTENSIONS:
                     images.append(member)
-                elif suffix == ".cls":
+                elif suffix == ".cls" and member.isfile():
                     file = archive.extractfile(member)
                     assert file is not None  # it is a file
                     classes[_key(member.name)] = file.read(1024).decode().strip()
+            _check_end(path, archive.offset)
     except (OSError, tarfile.TarError, UnicodeDecodeError) as error:
         raise InvalidInput(
             f"{str(path)!r} cannot be read as an uncompressed tar archive: {error}."
         ) from None
     return images, classes
+
+
+def _check_end(path: Path, offset: int) -> None:
+    """Raise ReadError if the archive does not end where reading it did: tarfile stops at damage.
+
+    Behind the last member there are zeros alone.
+    """
+    with path.open("rb") as file:
+        file.seek(offset)
+        rest = file.read(tarfile.BLOCKSIZE)
+        while rest and not any(rest):
+            rest = file.read(2**20)
+        if rest or offset >= file.tell():
+            raise tarfile.ReadError(
+                f"it is damaged or cut off after {offset:,} bytes, or several archives in one file"
+            )
+
+
+def _odd_kind(member: tarfile.TarInfo) -> str:
+    """What a member is that is no plain file; empty if it is one."""
+    if member.issym() or member.islnk():
+        return "a link"
+    if member.issparse():
+        return "a sparse file"
+    return "" if member.isfile() else "a special file"
 
 
 def _key(name: str) -> str:

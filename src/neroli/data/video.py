@@ -7,14 +7,13 @@ counts as one unreadable image, named after the last frame before it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
-from torch import Size
 
 from neroli.data.arrays import picture_digest
 from neroli.data.folders import stamp
@@ -65,11 +64,14 @@ class Video:
         return -(-self._frames // self.every) if self._frames > 0 else None
 
     def batches(
-        self, preprocessing: Preprocessing | None, batch_size: int, start: int = 0
+        self,
+        preprocessing: Preprocessing | None,
+        batch_size: int,
+        start: int = 0,
+        shape: Sequence[int] | None = None,
     ) -> Iterator[ImageBatch]:
         if preprocessing is None:
             raise InvalidInput(NO_PREPROCESSING)
-        shape: Size | None = None  # of the first readable image; all must have it
         names: list[str] = []
         loaded: list[Loaded] = []
         end = 0

@@ -110,10 +110,11 @@ def load_model(spec: str, weights: Path | str | None = None) -> LoadedModel:
 
 def model_source(spec: str, weights: Path | str | None, guard: Path | str) -> ModelSource:
     """A model's name and weights file as a guard saved in the folder ``guard`` notes them."""
-    relative = None if weights is None else os.path.relpath(weights, guard)
+    folder = Path(guard).resolve()
+    relative = None if weights is None else os.path.relpath(Path(weights).resolve(), folder)
     kind, _, name = spec.partition(":")
     if kind in _PATHS:
-        spec = f"{kind}:{os.path.relpath(name, guard)}"
+        spec = f"{kind}:{os.path.relpath(Path(name).resolve(), folder)}"
     return ModelSource(model=spec, weights=relative)
 
 
@@ -133,7 +134,7 @@ def load_saved_model(
             f"The guard {str(guard)!r} does not say which model it is of: name it with --model."
         )
     if weights is None and source is not None and source.weights is not None:
-        weights = Path(os.path.normpath(Path(guard) / source.weights))
+        weights = Path(os.path.normpath(Path(guard).resolve() / source.weights))
         if not weights.exists():
             raise ModelError(
                 f"The model's weights are no longer at {str(weights)!r}: say where with --weights."
@@ -142,7 +143,7 @@ def load_saved_model(
         kind, _, name = source.model.partition(":")
         spec = source.model
         if kind in _PATHS:
-            spec = f"{kind}:{os.path.normpath(Path(guard) / name)}"
+            spec = f"{kind}:{os.path.normpath(Path(guard).resolve() / name)}"
     return load_model(spec or "", weights).module
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,7 @@ from neroli.models.torchvision import import_torchvision
 
 _CLOSE = 0.008
 """Of the range of pixels: more than one pixel's step in the smooth pictures, less than an error."""
+_LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 _RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
 
@@ -39,39 +41,70 @@ def load(folder: Path | str, state: Mapping[str, Tensor] | None) -> LoadedModel:
     transformers = extra("hf", "transformers", f"hf:{folder}")
     if not (Path(folder) / "config.json").is_file():
         raise ModelError(f"There is no transformers model in {str(folder)!r} (no config.json).")
+    _check_config(folder)
     automatic = transformers.AutoModelForImageClassification
     try:
         if state is None:
-            with _without_progress_bar(transformers.utils.logging):
+            with _quiet(transformers.utils.logging):
                 module, report = automatic.from_pretrained(
-                    folder, local_files_only=True, output_loading_info=True
+                    folder, **_LOCAL, output_loading_info=True
                 )
             _check_whole(folder, report)
         else:
-            config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-            module = automatic.from_config(config)
+            config = transformers.AutoConfig.from_pretrained(folder, **_LOCAL)
+            module = automatic.from_config(config, trust_remote_code=False)
+        names = [str(module.config.id2label[index]) for index in range(module.config.num_labels)]
     except ModelError:
         raise
     except Exception as error:  # whatever transformers meets in a damaged folder
         raise ModelError(
-            f"Cannot load an image classifier from {str(folder)!r}: {str(error).splitlines()[0]}"
+            f"Cannot load an image classifier from {str(folder)!r}: {_first_line(error)}"
         ) from None
-    names = [str(module.config.id2label[index]) for index in range(module.config.num_labels)]
     unnamed = all(re.fullmatch(r"LABEL_\d+", name) for name in names)
     return LoadedModel(
         module.eval(), _preprocessing(folder, transformers, module), None if unnamed else names
     )
 
 
+def _check_config(folder: Path | str) -> None:
+    """Refuse what would run code of the folder, or fetch a network of timm from its hub."""
+    for name in ("config.json", "preprocessor_config.json"):
+        path = Path(folder) / name
+        try:
+            content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        except (OSError, ValueError, RecursionError) as error:
+            raise ModelError(f"Cannot read {str(path)!r}: {error}") from None
+        if not isinstance(content, dict):
+            raise ModelError(f"{str(path)!r} must hold a JSON object.")
+        if "auto_map" in content:
+            raise ModelError(
+                f"{str(path)!r} asks to run code from its folder (auto_map), which neroli does "
+                "not: make the model in a function of yours, and name it package.module:function."
+            )
+        architecture = str(content.get("architecture", ""))
+        if content.get("model_type") == "timm_wrapper" and not architecture.isidentifier():
+            raise ModelError(
+                f"{str(path)!r} names the timm network {architecture!r}, which is not a plain "
+                "name: its weights would be fetched from a hub."
+            )
+
+
 @contextmanager
-def _without_progress_bar(settings: Any) -> Iterator[None]:
-    shown = settings.is_progress_bar_enabled()
+def _quiet(settings: Any) -> Iterator[None]:
+    """Without transformers' progress bar and its report, which the errors here replace."""
+    shown, verbosity = settings.is_progress_bar_enabled(), settings.get_verbosity()
     settings.disable_progress_bar()
+    settings.set_verbosity_error()
     try:
         yield
     finally:
+        settings.set_verbosity(verbosity)
         if shown:
             settings.enable_progress_bar()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _check_whole(folder: Path | str, report: Mapping[str, Any]) -> None:
@@ -96,16 +129,14 @@ def _preprocessing(
     if not (Path(folder) / "preprocessor_config.json").is_file():
         return None
     try:
-        processor = transformers.AutoImageProcessor.from_pretrained(
-            folder, local_files_only=True, backend="pil"
-        )
-    except (OSError, ValueError, ImportError, TypeError) as error:
+        processor = transformers.AutoImageProcessor.from_pretrained(folder, **_LOCAL, backend="pil")
+        for candidate in _candidates(processor):
+            if all(_does_the_same(candidate, processor, picture) for picture in _PICTURES):
+                return candidate
+    except Exception as error:  # whatever transformers meets in odd settings
         raise ModelError(
-            f"Cannot load the image processor in {str(folder)!r}: {str(error).splitlines()[0]}"
+            f"Cannot use the image processor in {str(folder)!r}: {_first_line(error)}"
         ) from None
-    for candidate in _candidates(processor):
-        if all(_does_the_same(candidate, processor, picture) for picture in _PICTURES):
-            return candidate
     warnings.warn(
         f"The {type(processor).__name__} in {str(folder)!r} does something that neroli's "
         "preprocessing does not (another channel order, padding): give images as float tensors "

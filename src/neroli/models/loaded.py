@@ -13,6 +13,9 @@ from torch import nn
 from neroli.data.preprocessing import Preprocessing
 from neroli.errors import ModelError
 
+MAX_CLASSES = 1_000_000
+"""Weights of more classes are damaged."""
+
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:

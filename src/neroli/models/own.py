@@ -31,6 +31,8 @@ def load(module: str, factory: str) -> LoadedModel:
         found = importlib.util.find_spec(module)
     except (ImportError, ValueError):
         found = None
+    except (Exception, SystemExit) as error:  # of the package that holds it
+        raise ModelError(_raised(module, factory, error)) from error
     if found is None:
         raise ModelError(
             f"There is no module {module!r} for the model {module}:{factory}: run in the folder "
@@ -43,10 +45,8 @@ def load(module: str, factory: str) -> LoadedModel:
         model = make() if callable(make) and not isinstance(make, nn.Module) else make
     except ModelError:
         raise
-    except Exception as error:  # the user's own code
-        raise ModelError(
-            f"The model {module}:{factory} raised {type(error).__name__}: {error}"
-        ) from error
+    except (Exception, SystemExit) as error:  # the user's own code
+        raise ModelError(_raised(module, factory, error)) from error
     if not isinstance(model, nn.Module):
         raise ModelError(
             f"{module}:{factory} gave a {type(model).__name__}; it must return a torch.nn.Module."
@@ -62,6 +62,10 @@ def as_loaded(model: nn.Module) -> LoadedModel:
     names = getattr(model, "class_names", None)
     names = [str(name) for name in names] if isinstance(names, list | tuple) else None
     return LoadedModel(model, stated, names)
+
+
+def _raised(module: str, factory: str, error: BaseException) -> str:
+    return f"The model {module}:{factory} raised {type(error).__name__}: {error}"
 
 
 def _imported(module: str) -> ModuleType:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from neroli.data.preprocessing import Preprocessing
 from neroli.errors import ModelError
-from neroli.models.loaded import LoadedModel, extra, nearest
+from neroli.models.loaded import MAX_CLASSES, LoadedModel, extra, nearest
 from neroli.models.torchvision import import_torchvision
 from neroli.models.weights import classes_in
 
@@ -61,7 +61,7 @@ def _classes(model: nn.Module, state: Mapping[str, Tensor]) -> int | None:
     for path, module in model.named_modules():
         weight = state.get(f"{path}.weight")
         if id(module) in inside and weight is not None and weight.ndim > 1:
-            return len(weight)
+            return min(len(weight), MAX_CLASSES)
     return classes_in(state, model)
 
 

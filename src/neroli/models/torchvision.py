@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from neroli.data.preprocessing import Preprocessing
 from neroli.errors import ModelError
-from neroli.models.loaded import LoadedModel, extra, nearest
+from neroli.models.loaded import MAX_CLASSES, LoadedModel, extra, nearest
 from neroli.models.weights import classes_in
 
 _MISSING_OPERATOR = "torchvision::nms does not exist"
@@ -78,6 +78,8 @@ def load(name: str, state: Mapping[str, Tensor] | None) -> LoadedModel:
         )
     classes = None if state is None else classes_in(state, outline)
     size = {} if classes is None else {"num_classes": classes}
+    if classes is not None and classes > MAX_CLASSES:
+        raise ModelError(f"The weights are of {classes:,} classes, more than any classifier has.")
     module: nn.Module = models.get_model(network, weights=None, **size)
     if not options.__members__:
         return LoadedModel(module)

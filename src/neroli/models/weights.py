@@ -23,13 +23,17 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
     """
     path = Path(path)
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             return _unwrapped(load_file(path))
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ModelError(f"There is no weights file {str(path)!r}.") from None
     except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, EOFError) as error:
-        raise ModelError(f"Cannot read the weights {str(path)!r}: {error}") from None
+        reason = str(error) or type(error).__name__
+        raise ModelError(
+            f"Cannot read the weights {str(path)!r} ({reason}): it should be a .safetensors file, "
+            "or a state dict saved by torch.save."
+        ) from None
     except Exception as error:  # torch wraps the unpickler's own errors
         raise ModelError(
             f"The weights {str(path)!r} hold more than tensors, which would run code on loading: "
@@ -58,6 +62,13 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], path: Path | str
             f"The weights {str(path)!r} are not of this {type(model).__name__}: missing "
             f"{_some(missing)}, unknown {_some(unknown)}."
         )
+    odd = [name for name in state if state[name].layout != torch.strided or state[name].is_meta]
+    odd += [name for name in own if name in state and _kind(own[name]) != _kind(state[name])]
+    if odd:
+        raise ModelError(
+            f"The weights {str(path)!r} hold {odd[0]!r} as {state[odd[0]].dtype} "
+            f"({state[odd[0]].layout}), which the model cannot take: save plain dense tensors."
+        )
     if shapes:
         name = min(shapes)
         raise ModelError(
@@ -77,7 +88,7 @@ def classes_in(state: Mapping[str, Tensor], model: nn.Module) -> int | None:
     for name, weight in reversed(model.state_dict().items()):
         is_linear = weight.ndim == 2 or (weight.ndim == 4 and weight.shape[2:] == (1, 1))
         if name.endswith("weight") and is_linear:
-            return len(state[name]) if name in state else None
+            return len(state[name]) if name in state and state[name].ndim else None
     return None
 
 
@@ -85,6 +96,13 @@ def _unwrapped(state: Mapping[Any, Tensor]) -> dict[str, Tensor]:
     """Without the prefix that every name has if the model was saved inside a DataParallel."""
     parallel = all(str(name).startswith("module.") for name in state)
     return {str(n).removeprefix("module." if parallel else ""): t for n, t in state.items()}
+
+
+def _kind(tensor: Tensor) -> str:
+    """Real numbers, complex ones, or integers; quantised tensors apart."""
+    if tensor.is_quantized or tensor.is_complex():
+        return str(tensor.dtype)
+    return "real" if tensor.is_floating_point() else "integer"
 
 
 def _some(names: list[str]) -> str:
