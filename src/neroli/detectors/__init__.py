@@ -5,25 +5,48 @@ from typing import Any
 
 from neroli.detectors.about import Paper, parameter
 from neroli.detectors.base import Detector, learned
+from neroli.detectors.cop import CoP, CoRP
 from neroli.detectors.energy import Energy
 from neroli.detectors.entropy import Entropy
+from neroli.detectors.fdbd import FDBD
+from neroli.detectors.knn import KNN
 from neroli.detectors.line import LINe
+from neroli.detectors.mahalanobis import Mahalanobis, RelativeMahalanobis
 from neroli.detectors.max_logit import MaxLogit
 from neroli.detectors.msp import MSP
+from neroli.detectors.ncdd import NCDD
+from neroli.detectors.neco import NECO
 from neroli.detectors.nero import NERO
+from neroli.detectors.nnguide import NNGuide
+from neroli.detectors.regularised_pca import RegularisedPCA
+from neroli.detectors.she import SHE
+from neroli.detectors.vim import Residual, ViM
 from neroli.errors import InvalidInput
 from neroli.fitting import Learning
 
 __all__ = [
+    "FDBD",
+    "KNN",
     "MSP",
+    "NCDD",
+    "NECO",
     "NERO",
+    "SHE",
+    "CoP",
+    "CoRP",
     "Detector",
     "Energy",
     "Entropy",
     "LINe",
     "Learning",
+    "Mahalanobis",
     "MaxLogit",
+    "NNGuide",
     "Paper",
+    "RegularisedPCA",
+    "RelativeMahalanobis",
+    "Residual",
+    "ViM",
     "create",
     "is_registered",
     "learned",
@@ -48,7 +71,11 @@ def register(detector: type[Detector]) -> type[Detector]:
     return detector
 
 
-for _detector in (NERO, LINe, MSP, MaxLogit, Energy, Entropy):
+for _detector in (
+    *(NERO, LINe, MSP, MaxLogit, Energy, Entropy),
+    *(Mahalanobis, RelativeMahalanobis, KNN, NNGuide, ViM, Residual, NECO),
+    *(SHE, FDBD, CoP, CoRP, RegularisedPCA, NCDD),
+):
     register(_detector)
 
 
