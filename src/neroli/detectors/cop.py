@@ -151,10 +151,12 @@ def _leading(gaussian: Gaussian, explained: float) -> Tensor:
     varying = int((variances > len(variances) * torch.finfo(torch.float64).eps * scale).sum())
     share = variances.cumsum(0) / variances.sum().clamp(min=torch.finfo(torch.float64).tiny)
     wanted = int((share < explained).sum()) + 1  # the first with at least that share
-    return directions[:, : min(wanted, varying)].contiguous()
+    leading: Tensor = directions[:, : min(wanted, varying)]
+    return leading.contiguous()
 
 
 def _error(values: Tensor, centre: Tensor, directions: Tensor) -> Tensor:
     centred = values - centre
-    missed: Tensor = (centred - (centred @ directions) @ directions.T).norm(dim=1)
-    return missed
+    missed: Tensor = centred - (centred @ directions) @ directions.T
+    error: Tensor = missed.norm(dim=1)
+    return error
