@@ -22,7 +22,13 @@ def within_classes(total: Gaussian, classes: Moments) -> Gaussian:
     return Gaussian(total.count, total.mean, total.covariance - between)
 
 
-def whitening(gaussian: Gaussian, shrinkage: float | None) -> Tensor:
+def rounding(total: Gaussian) -> Tensor:
+    """Below which variances are rounding of the total covariance and of the mean."""
+    eps = 4 * torch.finfo(torch.float64).eps
+    return eps * total.covariance.trace() + eps**2 * total.mean.square().sum()
+
+
+def whitening(gaussian: Gaussian, shrinkage: float | None, floor: Tensor) -> Tensor:
     """``[D, K]`` so that a row times it has unit covariance: K = D, or fewer without shrinkage.
 
     Args:
@@ -30,13 +36,14 @@ def whitening(gaussian: Gaussian, shrinkage: float | None) -> Tensor:
         shrinkage: S becomes ``(1 - shrinkage) S + shrinkage tr(S)/D I``; 0 leaves directions
             without variance out, as a pseudo-inverse does; None shrinks only a singular S (fewer
             images than features, dead neurons), by the amount of Chen et al. 2010 (OAS).
+        floor: variances up to here are rounding; if all are, S counts as I.
     """
     variances, directions = torch.linalg.eigh(gaussian.covariance)
+    if variances[-1] <= floor:
+        return torch.eye(len(variances)).to(variances)
     variances = variances.clamp(min=0)
     average = variances.mean()
-    if average <= torch.finfo(torch.float64).tiny:  # identical images: Euclidean distances
-        return torch.eye(len(variances)).to(variances)
-    singular = variances <= SINGULAR * variances[-1]
+    singular = variances <= torch.maximum(SINGULAR * variances[-1], floor)
     if shrinkage is None:
         shrinkage = _oracle_approximating(variances, gaussian.count) if singular.any() else 0.0
     if shrinkage > 0:

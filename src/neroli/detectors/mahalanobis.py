@@ -10,7 +10,7 @@ from torch import Tensor
 from neroli.activations import Activations
 from neroli.detectors.about import Assumption, Paper, parameter
 from neroli.detectors.base import Detector, learned
-from neroli.detectors.gaussians import nearest, whitening, within_classes
+from neroli.detectors.gaussians import nearest, rounding, whitening, within_classes
 from neroli.fitting import Learning
 from neroli.head import LinearHead
 from neroli.moments import ClassMoments, Covariance, Labelling
@@ -65,7 +65,7 @@ class Mahalanobis(Detector):
             ClassMoments("features", self.labels, allow_empty=True),
         )
         self.centre = total.mean
-        self.whiten = whitening(within_classes(total, classes), self.shrinkage)
+        self.whiten = whitening(within_classes(total, classes), self.shrinkage, rounding(total))
         self.means = (classes.mean[classes.count > 0] - self.centre) @ self.whiten
 
     def compute(self, batch: Activations) -> Tensor:
@@ -118,9 +118,9 @@ class RelativeMahalanobis(Detector):
             ClassMoments("features", self.labels, allow_empty=True),
         )
         self.centre = total.mean
-        self.whiten = whitening(within_classes(total, classes), self.shrinkage)
+        self.whiten = whitening(within_classes(total, classes), self.shrinkage, rounding(total))
         self.means = (classes.mean[classes.count > 0] - self.centre) @ self.whiten
-        self.whiten_all = whitening(total, self.shrinkage)
+        self.whiten_all = whitening(total, self.shrinkage, rounding(total))
 
     def compute(self, batch: Activations) -> Tensor:
         centred = batch.features - self.centre

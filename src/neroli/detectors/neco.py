@@ -72,7 +72,8 @@ class NECO(Detector):
         self.centre, self.scale = gaussian.mean, deviation.where(deviation > rounding, 1.0)
         correlation = gaussian.covariance / torch.outer(self.scale, self.scale)
         variances, directions = torch.linalg.eigh(correlation)
-        varying = int((variances > size * torch.finfo(torch.float64).eps * variances[-1]).sum())
+        scale = max(1.0, float(variances[-1]))  # less than 1 only if no feature varies
+        varying = int((variances > size * torch.finfo(torch.float64).eps * scale).sum())
         kept = min(wanted, varying)
         self.directions = directions[:, size - kept :].contiguous()
 
