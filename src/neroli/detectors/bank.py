@@ -7,8 +7,8 @@ from torch import Tensor
 
 from neroli.errors import NotEnoughImages
 
-CELLS = 2**22
-"""How many products of images and bank rows are held at a time."""
+CELLS = 2**24
+"""How many products of images and bank rows are held at a time: 64 MB in float32."""
 
 
 def greatest(

@@ -61,12 +61,12 @@ class NNGuide(Detector):
     """Features of training images times their energy, ``[M, D]``."""
 
     def learn(self, head: LinearHead) -> Learning:
-        rows, classes = yield (
-            Reservoir("features", self.bank_size or _MOST, self.seed),
-            ClassMoments("logits", "predicted", allow_empty=True),  # for the number of images
-        )
-        if self.bank_size is None:  # the first rows of a reservoir are a smaller sample
-            rows = rows[: max(_FEWEST, self.k, round(_SHARE * float(classes.count.sum())))]
+        size = self.bank_size
+        if size is None:
+            classes = yield ClassMoments("logits", "predicted", allow_empty=True)
+            count = float(classes.count.sum())
+            size = min(_MOST, max(_FEWEST, self.k, round(_SHARE * count)))
+        rows = yield Reservoir("features", size, self.seed)
         check_size("NNGuide", self.k, rows)
         energy = head(rows).logsumexp(dim=1, keepdim=True)
         self.bank = energy * (normalize(rows, dim=1) if self.normalise else rows)
