@@ -31,8 +31,8 @@ class Mahalanobis(Detector):
             variance out. Images that are all the same give Euclidean distances.
         labels: class means over the "true" or over the "predicted" class.
 
-    Source: Lee et al., NeurIPS 2018, arXiv 1807.03888, eq. 1 and 2; the programs of ViM and OpenOOD
-    give the same for the penultimate layer.
+    Source: Lee et al., NeurIPS 2018, arXiv 1807.03888, eq. 1 and 2. Compared with the scores of
+    a public program, but not read against the authors' own.
     """
 
     name: ClassVar[str] = "mahalanobis"
@@ -84,7 +84,8 @@ class RelativeMahalanobis(Detector):
         shrinkage: of both covariances, as in ``Mahalanobis``.
         labels: class means over the "true" or over the "predicted" class.
 
-    Source: Ren et al., 2021, arXiv 2106.09022, and OpenOOD's program.
+    Source: Ren et al., 2021, arXiv 2106.09022. Compared with the scores of a public program,
+    but not read against the authors' own.
     """
 
     name: ClassVar[str] = "relative_mahalanobis"

@@ -38,7 +38,7 @@ class Residual(Detector):
         dim: dimension of the principal subspace, less than the number of features D; None takes the
             authors' 1000 where D >= 2048, 512 where D >= 768 and D // 2 below.
 
-    Source: Wang et al., CVPR 2022, arXiv 2203.10807, section 3, and the authors' program.
+    Source: Wang et al., CVPR 2022, arXiv 2203.10807, and the authors' program.
     """
 
     name: ClassVar[str] = "residual"
@@ -75,7 +75,7 @@ class ViM(Detector):
         dim: dimension of the principal subspace, less than the number of features D; None takes the
             authors' 1000 where D >= 2048, 512 where D >= 768 and D // 2 below.
 
-    Source: Wang et al., CVPR 2022, arXiv 2203.10807, section 4, and the authors' program.
+    Source: Wang et al., CVPR 2022, arXiv 2203.10807, and the authors' program.
     """
 
     name: ClassVar[str] = "vim"
