@@ -213,8 +213,10 @@ class Reservoir(Statistic[Tensor]):
     of: Quantity
     size: int
     seed: int = 0
-    _keys: np.ndarray[Any, Any] | None = accumulator()
-    _rows: Tensor | None = accumulator()
+    _keys: list[np.ndarray[Any, Any]] = field(
+        default_factory=list, init=False, repr=False, compare=False
+    )
+    _rows: list[Tensor] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -232,17 +234,37 @@ class Reservoir(Statistic[Tensor]):
         self._add(np.frombuffer(digests, dtype=">u8"), rows)
 
     def merge(self, other: Self) -> None:
-        if other._keys is not None and other._rows is not None:
-            self._add(other._keys, other._rows)
+        for keys, rows in zip(other._keys, other._rows, strict=True):
+            self._add(keys, rows)
 
     def _add(self, keys: np.ndarray[Any, Any], rows: Tensor) -> None:
-        if self._keys is not None and self._rows is not None:
-            keys, rows = np.concatenate([self._keys, keys]), torch.cat([self._rows, rows])
+        if sum(map(len, self._keys)) < self.size:
+            self._keys.append(keys)
+            self._rows.append(rows)
+            if sum(map(len, self._keys)) >= self.size:
+                self._keep_smallest()
+            return
+        # Full: new rows take the places of old ones, so that a batch does not copy all rows.
+        together = np.concatenate([self._keys[0], keys])
+        kept = np.zeros(len(together), dtype=bool)
+        kept[np.argsort(together, kind="stable")[: self.size]] = True
+        leaving, coming = np.flatnonzero(~kept[: self.size]), np.flatnonzero(kept[self.size :])
+        if len(coming):
+            self._keys[0][leaving] = keys[coming]
+            device = rows.device
+            self._rows[0][torch.from_numpy(leaving).to(device)] = rows[
+                torch.from_numpy(coming).to(device)
+            ]
+
+    def _keep_smallest(self) -> None:
+        keys, rows = np.concatenate(self._keys), torch.cat(self._rows)
         kept = np.argsort(keys, kind="stable")[: self.size]
-        self._keys, self._rows = keys[kept], rows[torch.from_numpy(kept).to(rows.device)]
+        self._keys, self._rows = [keys[kept]], [rows[torch.from_numpy(kept).to(rows.device)]]
 
     def finalize(self) -> Tensor:
-        return required(self._rows)
+        required(self._rows or None)
+        self._keep_smallest()
+        return self._rows[0]
 
 
 T = TypeVar("T")

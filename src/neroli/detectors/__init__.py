@@ -6,6 +6,7 @@ from typing import Any
 from neroli.detectors.about import Paper, parameter
 from neroli.detectors.ash import ASHB, ASHP, ASHS
 from neroli.detectors.base import Detector, learned
+<<<<<<< HEAD
 from neroli.detectors.dice import DICE
 from neroli.detectors.energy import Energy
 from neroli.detectors.entropy import Entropy
@@ -13,27 +14,57 @@ from neroli.detectors.feature_norm import FeatureNorm
 from neroli.detectors.gen import GEN
 from neroli.detectors.grad_norm import GradNorm
 from neroli.detectors.kl_matching import KLMatching
+=======
+from neroli.detectors.cop import CoP, CoRP
+from neroli.detectors.energy import Energy
+from neroli.detectors.entropy import Entropy
+from neroli.detectors.fdbd import FDBD
+from neroli.detectors.knn import KNN
+>>>>>>> detectors-b
 from neroli.detectors.line import LINe
+from neroli.detectors.mahalanobis import Mahalanobis, RelativeMahalanobis
 from neroli.detectors.max_logit import MaxLogit
 from neroli.detectors.msp import MSP
+from neroli.detectors.ncdd import NCDD
+from neroli.detectors.neco import NECO
 from neroli.detectors.nero import NERO
+<<<<<<< HEAD
 from neroli.detectors.openmax import OpenMax
 from neroli.detectors.react import ReAct
 from neroli.detectors.relevance_pattern import RelevanceDeficit, RelevanceDeviation
 from neroli.detectors.scale import SCALE
 from neroli.detectors.temperature_scaled_msp import TemperatureScaledMSP
+=======
+from neroli.detectors.nnguide import NNGuide
+from neroli.detectors.regularised_pca import RegularisedPCA
+from neroli.detectors.she import SHE
+from neroli.detectors.vim import Residual, ViM
+>>>>>>> detectors-b
 from neroli.errors import InvalidInput
 from neroli.fitting import Learning
 
 __all__ = [
+<<<<<<< HEAD
     "ASHB",
     "ASHP",
     "ASHS",
     "DICE",
     "GEN",
+=======
+    "FDBD",
+    "KNN",
+>>>>>>> detectors-b
     "MSP",
+    "NCDD",
+    "NECO",
     "NERO",
+<<<<<<< HEAD
     "SCALE",
+=======
+    "SHE",
+    "CoP",
+    "CoRP",
+>>>>>>> detectors-b
     "Detector",
     "Energy",
     "Entropy",
@@ -42,13 +73,23 @@ __all__ = [
     "KLMatching",
     "LINe",
     "Learning",
+    "Mahalanobis",
     "MaxLogit",
+<<<<<<< HEAD
     "OpenMax",
     "Paper",
     "ReAct",
     "RelevanceDeficit",
     "RelevanceDeviation",
     "TemperatureScaledMSP",
+=======
+    "NNGuide",
+    "Paper",
+    "RegularisedPCA",
+    "RelativeMahalanobis",
+    "Residual",
+    "ViM",
+>>>>>>> detectors-b
     "create",
     "is_registered",
     "learned",
@@ -74,6 +115,7 @@ def register(detector: type[Detector]) -> type[Detector]:
 
 
 for _detector in (
+<<<<<<< HEAD
     NERO,
     LINe,
     MSP,
@@ -94,6 +136,11 @@ for _detector in (
     FeatureNorm,
     RelevanceDeviation,
     RelevanceDeficit,
+=======
+    *(NERO, LINe, MSP, MaxLogit, Energy, Entropy),
+    *(Mahalanobis, RelativeMahalanobis, KNN, NNGuide, ViM, Residual, NECO),
+    *(SHE, FDBD, CoP, CoRP, RegularisedPCA, NCDD),
+>>>>>>> detectors-b
 ):
     register(_detector)
 
