@@ -30,10 +30,10 @@ def test_scores_are_finite_in_the_features_dtype(fitted: Detector, new: Activati
 
 @EVERY
 def test_higher_is_more_ood(fitted: Detector, training: Activations, head: LinearHead) -> None:
-    """Features without any class pattern score above the training images."""
+    """Sparse features without any class pattern score above the training images."""
     draw = torch.Generator().manual_seed(1)
-    noise = torch.rand(200, head.num_features, generator=draw, dtype=torch.float64)
-    outside = Activations.from_features(noise, head)
+    noise = torch.rand(2, 200, head.num_features, generator=draw, dtype=torch.float64)
+    outside = Activations.from_features(noise[0] * (noise[1] < 0.5), head)
     assert fitted.score(outside).median() > fitted.score(training).median()
 
 

@@ -5,25 +5,40 @@ from typing import Any
 
 from neroli.detectors.about import Paper, parameter
 from neroli.detectors.base import Detector, learned
+from neroli.detectors.cadref import CADRef, CARef
+from neroli.detectors.conjnorm import ConjNorm
+from neroli.detectors.ddcs import DDCS
 from neroli.detectors.energy import Energy
 from neroli.detectors.entropy import Entropy
+from neroli.detectors.feature_masking import FeatureMasking
+from neroli.detectors.itp import ITP
 from neroli.detectors.line import LINe
 from neroli.detectors.max_logit import MaxLogit
 from neroli.detectors.msp import MSP
+from neroli.detectors.nac import NAC
 from neroli.detectors.nero import NERO
+from neroli.detectors.weiper_kld import WeiPerKLD
 from neroli.errors import InvalidInput
 from neroli.fitting import Learning
 
 __all__ = [
+    "DDCS",
+    "ITP",
     "MSP",
+    "NAC",
     "NERO",
+    "CADRef",
+    "CARef",
+    "ConjNorm",
     "Detector",
     "Energy",
     "Entropy",
+    "FeatureMasking",
     "LINe",
     "Learning",
     "MaxLogit",
     "Paper",
+    "WeiPerKLD",
     "create",
     "is_registered",
     "learned",
@@ -48,7 +63,23 @@ def register(detector: type[Detector]) -> type[Detector]:
     return detector
 
 
-for _detector in (NERO, LINe, MSP, MaxLogit, Energy, Entropy):
+_SHIPPED: tuple[type[Detector], ...] = (
+    NERO,
+    LINe,
+    MSP,
+    MaxLogit,
+    Energy,
+    Entropy,
+    CADRef,
+    CARef,
+    ITP,
+    WeiPerKLD,
+    ConjNorm,
+    DDCS,
+    FeatureMasking,
+    NAC,
+)
+for _detector in _SHIPPED:
     register(_detector)
 
 
