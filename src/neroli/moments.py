@@ -160,8 +160,7 @@ class LogSumExp(Statistic[Tensor]):
     _total: Tensor | None = accumulator()
 
     def update(self, batch: Activations) -> None:
-        if len(batch):
-            self._add(batch.quantity(self.of).logsumexp(dim=0))
+        self._add(batch.quantity(self.of).logsumexp(dim=0))
 
     def merge(self, other: Self) -> None:
         if other._total is not None:

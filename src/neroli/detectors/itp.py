@@ -16,7 +16,7 @@ from neroli.fitting import Learning
 from neroli.head import LinearHead
 from neroli.moments import ClassMoments, Labelling
 
-_CHUNK = 2**22
+_CHUNK = 2**20
 """Contributions held at once while scoring."""
 
 

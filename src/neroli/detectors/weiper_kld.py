@@ -94,7 +94,7 @@ class WeiPerKLD(Detector):
         return self
 
     def learn(self, head: LinearHead) -> Learning:
-        weight = self._given
+        weight = None if self._given is None else self._given.to(head.weight.device)
         if weight is None:
             weight = perturbed_weights(head, self.r, self.delta, self.seed)
         elif weight.shape != (self.r * head.num_classes, head.num_features):
