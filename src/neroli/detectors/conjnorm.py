@@ -25,8 +25,8 @@ class ConjNorm(Detector):
 
     Features x are divided by their p-norm, and so are the class means mu of the undivided ones;
     ``d_k(x) = -|x|_q^2 / 2 + sum_j x_j sign(mu_kj) |mu_kj|^(q-1) / n^(q-2)``, ``q = p / (p - 1)``,
-    and ``S = -log sum_k exp(d_k(x) / t) / Z_k`` where ``Z_k`` sums ``exp(d_k / t)`` over the training
-    images.
+    and ``S = -log sum_k exp(d_k(x) / t) / Z_k`` where ``Z_k`` sums ``exp(d_k / t)`` over the
+    training images.
 
     Args:
         p: the norm; it is searched for each data set in the paper.

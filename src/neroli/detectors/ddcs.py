@@ -39,8 +39,8 @@ class DDCS(Detector):
 
     The authors give values for MobileNetV2 on ImageNet alone: l = 0.07878, h = 1.3361, of 2,000
     held-out images; here the quantiles are of the training images, exact to a bin of their range
-    over 2^18. LHAct jumps at h. If h is not positive (more than 90 % of the activations are zero)
-    it leaves high activations as they are.
+    over 2^18. LHAct jumps at h. If the learned h is the smallest activation (90 % of them are
+    zero), or not positive, high activations are left as they are.
 
     Source: Yuan et al., CVPR 2024, and the authors' program.
     """
@@ -65,7 +65,7 @@ class DDCS(Detector):
     labels: Labelling = parameter("true", "class means over the true or the predicted class")
 
     bounds: Tensor = learned()
-    """l and h, ``[2]``."""
+    """l and h, ``[2]``; nothing is damped where h is not positive."""
     kept: Tensor = learned()
     """Which channels are kept, ``[D]``, boolean."""
 
@@ -85,7 +85,10 @@ class DDCS(Detector):
         low, high = given
         if low is None or high is None:
             extremes = yield Extrema("features")
-            found = (yield Quantiles("features", extremes, _LEVELS)).tolist()
+            quantiles = Quantiles("features", extremes, _LEVELS)
+            found = (yield quantiles).tolist()
+            if found[1] - extremes.low <= (extremes.high - extremes.low) / quantiles.bins:
+                found[1] = 0.0  # no more than rounding above the smallest activation
             low, high = (f if g is None else g for f, g in zip(found, given, strict=True))
         self.bounds = torch.tensor([low, high], dtype=torch.float64)
         means = (yield ClassMoments(_LHAct(low, high), self.labels)).mean
