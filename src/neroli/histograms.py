@@ -36,7 +36,7 @@ class BinCounts(Statistic[Tensor]):
         values = batch.quantity(self.of)
         bins = len(self.edges) - 1
         edges = torch.tensor(self.edges, dtype=values.dtype, device=values.device)
-        index = torch.bucketize(values, edges, right=True) - 1
+        index = torch.bucketize(values.contiguous(), edges, right=True) - 1
         column = torch.arange(values.shape[1], device=values.device) * bins
         inside = (index >= 0) & (index < bins)
         found = torch.bincount((index + column)[inside], minlength=values.shape[1] * bins)
@@ -65,7 +65,7 @@ def row_counts(values: Tensor, range: Range, bins: int) -> Tensor:
     low, high = range.low, range.high + _MARGIN
     steps = torch.arange(1, bins, dtype=torch.float64, device=values.device) / bins
     inner = (low + steps * (high - low)).to(values.dtype)
-    index = torch.bucketize(values, inner, right=True)
+    index = torch.bucketize(values.contiguous(), inner, right=True)
     # Closed ends: in single precision, and far from zero, the margin is lost to rounding.
     inside = (values >= low - _MARGIN) & (values <= high)
     counts = values.new_zeros(len(values), bins)

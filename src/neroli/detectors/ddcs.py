@@ -41,6 +41,8 @@ class DDCS(Detector):
     held-out images; here the quantiles are of the training images, exact to a bin of their range
     over 2^18. LHAct jumps at h. If the learned h is the smallest activation (90 % of them are
     zero), or not positive, high activations are left as they are.
+    On features of a CIFAR-10 DenseNet it ranks the wrong way round: AUROC 0.33 with 280 of 342
+    channels, 0.38 with 281 (the authors' program gives the same) and 0.37 with all, so by LHAct.
 
     Source: Yuan et al., CVPR 2024, and the authors' program.
     """

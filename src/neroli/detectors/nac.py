@@ -76,7 +76,7 @@ class NAC(Detector):
     def compute(self, batch: Activations) -> Tensor:
         assert self.head is not None
         states = NeuronStates(self.head, self.alpha)(batch)
-        index = torch.bucketize(states, self.edges, right=True) - 1
+        index = torch.bucketize(states.contiguous(), self.edges, right=True) - 1
         return -self.coverage.T.gather(0, index).mean(dim=1)
 
 
