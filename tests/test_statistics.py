@@ -14,7 +14,8 @@ from sklearn.metrics import confusion_matrix
 from conftest import random_activations
 from neroli import Activations, LinearHead
 from neroli.errors import InvalidInput, NotEnoughImages
-from neroli.moments import ClassMoments, Covariance
+from neroli.histograms import BinCounts, row_counts
+from neroli.moments import ClassMoments, Covariance, LogSumExp
 from neroli.relevance import HeadRelevance
 from neroli.statistics import (
     ConfusionCounts,
@@ -44,6 +45,8 @@ REQUESTS: dict[str, Callable[[], Statistic[Any]]] = {
     "covariance": lambda: Covariance("features"),
     "class moments": lambda: ClassMoments(RELEVANCE),
     "predicted class moments": lambda: ClassMoments("features", "predicted"),
+    "log-sum-exp": lambda: LogSumExp("logits"),
+    "bin counts": lambda: BinCounts("features", (0.0, 0.5, 2.0)),
     "confusion": ConfusionCounts,
     "class largest": lambda: ClassLargest(feature_sum, 4),
     "correct class largest": lambda: ClassLargest(feature_sum, 30, "correct"),
@@ -189,3 +192,34 @@ def test_an_empty_class_is_named() -> None:
     statistic.update(some)
     with pytest.raises(NotEnoughImages, match="Class 2 has no training image"):
         statistic.finalize()
+
+
+def test_log_sum_exp_neither_overflows_nor_drops_minus_infinity() -> None:
+    logits = torch.tensor([[1e4, -torch.inf], [1e4, -torch.inf], [-1e4, -torch.inf]]).double()
+    statistic = LogSumExp("logits")
+    for row in logits:
+        statistic.update(Activations(torch.ones(1, 2).double(), row[None]))
+    assert statistic.finalize().tolist() == [pytest.approx(1e4 + np.log(2)), -np.inf]
+
+
+def test_bin_counts_are_of_half_open_bins() -> None:
+    features = torch.tensor([[0.0, 1.0], [0.5, 3.0], [-1.0, 0.99], [0.2, 2.0]])
+    statistic = BinCounts("features", (0.0, 0.5, 1.0, 3.0))
+    statistic.update(Activations(features, torch.zeros(4, 2)))
+    assert statistic.finalize().tolist() == [[2, 1, 0], [0, 1, 2]]
+    with pytest.raises(InvalidInput, match="edges"):
+        BinCounts("features", (0.0, 0.0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_row_counts_equal_numpy_and_count_the_extremes(dtype: torch.dtype) -> None:
+    values = torch.cat([DATA.features, torch.full((60, 1), 20.0), -DATA.features[:, :1] - 1], 1)
+    found = Range(0.0, float(DATA.features.to(dtype).max()))
+    counts = row_counts(values.to(dtype), found, 7)
+    for row, expected in zip(counts, values.to(dtype).numpy(), strict=True):
+        np.testing.assert_array_equal(row, np.histogram(expected, 7, (0.0, found.high))[0])
+
+
+def test_row_counts_of_a_constant() -> None:
+    counts = row_counts(torch.full((2, 3), 7e9), Range(7e9, 7e9), 4)
+    assert counts.sum(dim=1).tolist() == [3, 3]

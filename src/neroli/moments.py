@@ -147,3 +147,27 @@ class ClassMoments(Statistic[Moments]):
             more = f" (nor {len(empty) - 1} other classes)" if len(empty) > 1 else ""
             raise NotEnoughImages(f"Class {empty[0]}{more} {what}: {remedy}.")
         return Moments(count, mean, scatter / count.clamp(min=1)[:, None])
+
+
+@dataclass
+class LogSumExp(Statistic[Tensor]):
+    """``log sum exp`` of a quantity over all images, ``[K]``, without ever leaving the log domain.
+
+    Minus infinity adds nothing, and is the result where nothing was added.
+    """
+
+    of: Quantity
+    _total: Tensor | None = accumulator()
+
+    def update(self, batch: Activations) -> None:
+        self._add(batch.quantity(self.of).logsumexp(dim=0))
+
+    def merge(self, other: Self) -> None:
+        if other._total is not None:
+            self._add(other._total)
+
+    def _add(self, total: Tensor) -> None:
+        self._total = total if self._total is None else torch.logaddexp(self._total, total)
+
+    def finalize(self) -> Tensor:
+        return required(self._total)

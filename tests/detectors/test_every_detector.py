@@ -15,6 +15,9 @@ EVERY = pytest.mark.parametrize("name", names())
 NOISE_SIZE = {"ncdd": 0.5}
 """NCDD goes by the size of the features more than by their pattern, see its docstring."""
 
+SILENT = {"weiper_kld": 0.5}
+"""WeiPer+KLD goes by how the features are distributed, so some more of them must be silent."""
+
 
 @pytest.fixture
 def fitted(name: str, training: Activations, head: LinearHead) -> Detector:
@@ -36,6 +39,7 @@ def test_higher_is_more_ood(fitted: Detector, training: Activations, head: Linea
     """Features without any class pattern, of the training images' size, score above these."""
     draw = torch.Generator().manual_seed(1)
     noise = torch.randn(200, head.num_features, generator=draw, dtype=torch.float64).clamp(min=0)
+    noise *= torch.rand(noise.shape, generator=draw) >= SILENT.get(fitted.name, 0.0)
     outside = Activations.from_features(NOISE_SIZE.get(fitted.name, 1.0) * noise, head)
     assert fitted.score(outside).median() > fitted.score(training).median()
 
@@ -108,7 +112,7 @@ def test_activations_of_another_model_or_with_nan_are_refused(
 @EVERY
 def test_what_learns_must_be_fitted_first(name: str, new: Activations) -> None:
     detector = create(name)
-    if detector._learned_fields():
+    if detector._learned_fields() or detector.uses_head:
         with pytest.raises(NotFitted, match="fit"):
             detector.score(new)
     else:

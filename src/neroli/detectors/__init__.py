@@ -6,68 +6,68 @@ from typing import Any
 from neroli.detectors.about import Paper, parameter
 from neroli.detectors.ash import ASHB, ASHP, ASHS
 from neroli.detectors.base import Detector, learned
-<<<<<<< HEAD
+from neroli.detectors.cadref import CADRef, CARef
+from neroli.detectors.conjnorm import ConjNorm
+from neroli.detectors.cop import CoP, CoRP
+from neroli.detectors.ddcs import DDCS
 from neroli.detectors.dice import DICE
 from neroli.detectors.energy import Energy
 from neroli.detectors.entropy import Entropy
+from neroli.detectors.fdbd import FDBD
+from neroli.detectors.feature_masking import FeatureMasking
 from neroli.detectors.feature_norm import FeatureNorm
 from neroli.detectors.gen import GEN
 from neroli.detectors.grad_norm import GradNorm
+from neroli.detectors.itp import ITP
 from neroli.detectors.kl_matching import KLMatching
-=======
-from neroli.detectors.cop import CoP, CoRP
-from neroli.detectors.energy import Energy
-from neroli.detectors.entropy import Entropy
-from neroli.detectors.fdbd import FDBD
 from neroli.detectors.knn import KNN
->>>>>>> detectors-b
 from neroli.detectors.line import LINe
 from neroli.detectors.mahalanobis import Mahalanobis, RelativeMahalanobis
 from neroli.detectors.max_logit import MaxLogit
 from neroli.detectors.msp import MSP
+from neroli.detectors.nac import NAC
 from neroli.detectors.ncdd import NCDD
 from neroli.detectors.neco import NECO
 from neroli.detectors.nero import NERO
-<<<<<<< HEAD
+from neroli.detectors.nnguide import NNGuide
 from neroli.detectors.openmax import OpenMax
 from neroli.detectors.react import ReAct
+from neroli.detectors.regularised_pca import RegularisedPCA
 from neroli.detectors.relevance_pattern import RelevanceDeficit, RelevanceDeviation
 from neroli.detectors.scale import SCALE
-from neroli.detectors.temperature_scaled_msp import TemperatureScaledMSP
-=======
-from neroli.detectors.nnguide import NNGuide
-from neroli.detectors.regularised_pca import RegularisedPCA
 from neroli.detectors.she import SHE
+from neroli.detectors.temperature_scaled_msp import TemperatureScaledMSP
 from neroli.detectors.vim import Residual, ViM
->>>>>>> detectors-b
+from neroli.detectors.weiper_kld import WeiPerKLD
 from neroli.errors import InvalidInput
 from neroli.fitting import Learning
 
 __all__ = [
-<<<<<<< HEAD
     "ASHB",
     "ASHP",
     "ASHS",
+    "DDCS",
     "DICE",
-    "GEN",
-=======
     "FDBD",
+    "GEN",
+    "ITP",
     "KNN",
->>>>>>> detectors-b
     "MSP",
+    "NAC",
     "NCDD",
     "NECO",
     "NERO",
-<<<<<<< HEAD
     "SCALE",
-=======
     "SHE",
+    "CADRef",
+    "CARef",
     "CoP",
     "CoRP",
->>>>>>> detectors-b
+    "ConjNorm",
     "Detector",
     "Energy",
     "Entropy",
+    "FeatureMasking",
     "FeatureNorm",
     "GradNorm",
     "KLMatching",
@@ -75,21 +75,18 @@ __all__ = [
     "Learning",
     "Mahalanobis",
     "MaxLogit",
-<<<<<<< HEAD
+    "NNGuide",
     "OpenMax",
     "Paper",
     "ReAct",
-    "RelevanceDeficit",
-    "RelevanceDeviation",
-    "TemperatureScaledMSP",
-=======
-    "NNGuide",
-    "Paper",
     "RegularisedPCA",
     "RelativeMahalanobis",
+    "RelevanceDeficit",
+    "RelevanceDeviation",
     "Residual",
+    "TemperatureScaledMSP",
     "ViM",
->>>>>>> detectors-b
+    "WeiPerKLD",
     "create",
     "is_registered",
     "learned",
@@ -114,15 +111,16 @@ def register(detector: type[Detector]) -> type[Detector]:
     return detector
 
 
-for _detector in (
-<<<<<<< HEAD
+_SHIPPED: tuple[type[Detector], ...] = (
     NERO,
     LINe,
+    RelevanceDeviation,
+    RelevanceDeficit,
     MSP,
+    TemperatureScaledMSP,
     MaxLogit,
     Energy,
     Entropy,
-    TemperatureScaledMSP,
     GEN,
     KLMatching,
     OpenMax,
@@ -134,14 +132,29 @@ for _detector in (
     SCALE,
     GradNorm,
     FeatureNorm,
-    RelevanceDeviation,
-    RelevanceDeficit,
-=======
-    *(NERO, LINe, MSP, MaxLogit, Energy, Entropy),
-    *(Mahalanobis, RelativeMahalanobis, KNN, NNGuide, ViM, Residual, NECO),
-    *(SHE, FDBD, CoP, CoRP, RegularisedPCA, NCDD),
->>>>>>> detectors-b
-):
+    FeatureMasking,
+    ITP,
+    DDCS,
+    CADRef,
+    CARef,
+    Mahalanobis,
+    RelativeMahalanobis,
+    KNN,
+    NNGuide,
+    SHE,
+    FDBD,
+    NCDD,
+    ViM,
+    Residual,
+    NECO,
+    CoP,
+    CoRP,
+    RegularisedPCA,
+    ConjNorm,
+    WeiPerKLD,
+    NAC,
+)
+for _detector in _SHIPPED:
     register(_detector)
 
 

@@ -8,7 +8,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from neroli.activations import Activations
-from neroli.detectors.about import Assumption, Paper, parameter
+from neroli.assumptions import Assumption
+from neroli.detectors.about import Paper, parameter
 from neroli.detectors.base import Detector, learned
 from neroli.detectors.gaussians import nearest, rounding, whitening, within_classes
 from neroli.fitting import Learning

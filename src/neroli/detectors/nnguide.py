@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from neroli.activations import Activations
-from neroli.detectors.about import Assumption, Paper, parameter
+from neroli.assumptions import Assumption
+from neroli.detectors.about import Paper, parameter
 from neroli.detectors.bank import check_size, greatest
 from neroli.detectors.base import Detector, learned
 from neroli.fitting import Learning

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from neroli.activations import Activations
-from neroli.detectors.about import Assumption, Paper, parameter
+from neroli.assumptions import Assumption
+from neroli.detectors.about import Paper, parameter
 from neroli.detectors.base import Detector, learned
 from neroli.errors import InvalidInput, NotEnoughImages
 from neroli.fitting import Learning
