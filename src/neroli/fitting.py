@@ -80,7 +80,7 @@ def fit(
     for batch in islice(activations.batches(1) if demanding else (), 1):
         for detector in demanding:
             detector.requires.check(batch)
-    learners = [_InProgress.of_training(detector, head) for detector in detectors]
+    learners = [InProgress.of_training(detector, head) for detector in detectors]
     unsure = any(detector.assumes for detector in detectors)
     facts = _advance_together(learners, activations, check=unsure)
     _take_over(detectors, learners)
@@ -92,7 +92,7 @@ def fit(
 
 def learns_held_out(detector: Learner, head: LinearHead) -> bool:
     """Whether a fitted detector learns something from held-out images too."""
-    return bool(_InProgress.of_held_out(detector, head).requests)
+    return bool(InProgress.of_held_out(detector, head).requests)
 
 
 def fit_held_out(
@@ -112,38 +112,51 @@ def fit_held_out(
     Raises:
         LabelsRequired, NotEnoughImages, InvalidInput: as ``fit``.
     """
-    learners = [_InProgress.of_held_out(detector, head) for detector in detectors]
+    learners = [InProgress.of_held_out(detector, head) for detector in detectors]
     _advance_together(learners, activations)
     _take_over(detectors, learners)
     return list(detectors)
 
 
 def _advance_together(
-    learners: Sequence[_InProgress], activations: ActivationSource, *, check: bool = False
+    learners: Sequence[InProgress], activations: ActivationSource, *, check: bool = False
 ) -> Facts | None:
     """Run the passes of several learners together; give the facts of the activations if asked."""
+    steps = in_step(learners)
     facts = None
-    while (waiting := [learner for learner in learners if learner.requests]) or check:
-        for learner in waiting:
-            if not activations.has_labels and any(s.needs_labels for s in learner.requests):
-                raise LabelsRequired(
-                    f"{type(learner.fitted).__name__} learns from the true class of every image "
-                    "and these have no labels: give them, or create the detector with "
-                    'labels="predicted" if it has that.'
-                )
+    requests = next(steps, ())
+    while requests or check:
+        if not activations.has_labels and any(s.needs_labels for s in requests):
+            names = [type(learner.fitted).__name__ for learner in learners if learner.needs_labels]
+            raise LabelsRequired(
+                f"{names[0]} learns from the true class of every image and these have no labels: "
+                'give them, or create the detector with labels="predicted" if it has that.'
+            )
+        results = gather([*requests, GatherFacts()] if check else requests, activations)
+        if check:
+            facts, check = results.pop(), False
+        try:
+            requests = steps.send(results) if requests else ()
+        except StopIteration:
+            requests = ()
+    return facts
+
+
+def in_step(
+    learners: Sequence[InProgress],
+) -> Generator[tuple[Statistic[Any], ...], list[Any], None]:
+    """Advance several learners together: each yield asks once for everything they wait for."""
+    while waiting := [learner for learner in learners if learner.requests]:
         distinct: list[Statistic[Any]] = []
         for statistic in (s for learner in waiting for s in learner.requests):
             if statistic not in distinct:
                 distinct.append(statistic)
-        results = gather([*distinct, GatherFacts()] if check else distinct, activations)
-        if check:
-            facts, check = results.pop(), False
+        results = yield tuple(distinct)
         for learner in waiting:
             learner.advance([results[distinct.index(s)] for s in learner.requests])
-    return facts
 
 
-def _take_over(detectors: Sequence[Learner], learners: Sequence[_InProgress]) -> None:
+def _take_over(detectors: Sequence[Learner], learners: Sequence[InProgress]) -> None:
     """Replace what detectors know by what their copies have learned."""
     for detector, learner in zip(detectors, learners, strict=True):
         detector.__dict__.clear()
@@ -167,7 +180,7 @@ def gather(statistics: Sequence[Statistic[Any]], activations: ActivationSource) 
     return [statistic.finalize() for statistic in statistics]
 
 
-class _InProgress:
+class InProgress:
     """A copy of a detector that is learning, and the statistics it waits for."""
 
     def __init__(self, fitted: Learner, steps: Learning) -> None:
@@ -178,7 +191,7 @@ class _InProgress:
         self._receive(None)
 
     @classmethod
-    def of_training(cls, detector: Learner, head: LinearHead) -> _InProgress:
+    def of_training(cls, detector: Learner, head: LinearHead) -> InProgress:
         """A copy that learns everything anew from training images."""
         fitted = copy.copy(detector)
         fitted.forget()
@@ -186,10 +199,15 @@ class _InProgress:
         return cls(fitted, fitted.learn(head))
 
     @classmethod
-    def of_held_out(cls, detector: Learner, head: LinearHead) -> _InProgress:
+    def of_held_out(cls, detector: Learner, head: LinearHead) -> InProgress:
         """A copy that goes on learning, from held-out images."""
         fitted = copy.copy(detector)
         return cls(fitted, fitted.learn_held_out(head))
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether it waits for something that can only be gathered from labelled images."""
+        return any(statistic.needs_labels for statistic in self.requests)
 
     def advance(self, results: list[Any]) -> None:
         """Send in what was asked for; the detector learns from it and may ask again."""

@@ -7,13 +7,16 @@ import torch
 
 from conftest import random_activations
 from neroli import Activations, LinearHead, fit
-from neroli.detectors import Detector, create, names
+from neroli.detectors import KNN, Detector, create, names
 from neroli.errors import ArtefactError, InvalidInput, NotFitted
 
 EVERY = pytest.mark.parametrize("name", names())
 
 NOISE_SIZE = {"ncdd": 0.5}
 """NCDD goes by the size of the features more than by their pattern, see its docstring."""
+
+LIMITED = {"ensemble": {"members": [KNN(bank_size=100), "vim"]}}
+"""Whose members keep a bank of training images, which is limited."""
 
 SILENT = {"weiper_kld": 0.5}
 """WeiPer+KLD goes by how the features are distributed, so some more of them must be silent."""
@@ -88,7 +91,9 @@ def test_state_restores_the_scores_bit_for_bit(
 def test_state_does_not_grow_with_the_training_images(
     fitted: Detector, name: str, training: Activations, head: LinearHead
 ) -> None:
-    bank = {"bank_size": 100} if "bank_size" in fitted.hyperparameters() else {}
+    bank: dict[str, object] = LIMITED.get(name, {})
+    if "bank_size" in fitted.hyperparameters():
+        bank = {"bank_size": 100}
     few, many = (
         create(name, **bank).fit(data, head)
         for data in (training, Activations.concatenate([training, training]))

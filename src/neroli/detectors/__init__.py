@@ -12,6 +12,7 @@ from neroli.detectors.cop import CoP, CoRP
 from neroli.detectors.ddcs import DDCS
 from neroli.detectors.dice import DICE
 from neroli.detectors.energy import Energy
+from neroli.detectors.ensemble import Ensemble
 from neroli.detectors.entropy import Entropy
 from neroli.detectors.fdbd import FDBD
 from neroli.detectors.feature_masking import FeatureMasking
@@ -66,6 +67,7 @@ __all__ = [
     "ConjNorm",
     "Detector",
     "Energy",
+    "Ensemble",
     "Entropy",
     "FeatureMasking",
     "FeatureNorm",
@@ -153,6 +155,7 @@ _SHIPPED: tuple[type[Detector], ...] = (
     ConjNorm,
     WeiPerKLD,
     NAC,
+    Ensemble,
 )
 for _detector in _SHIPPED:
     register(_detector)

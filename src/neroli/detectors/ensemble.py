@@ -1,0 +1,156 @@
+"""Several detectors as one: their scores, standardised, and put together."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from torch import Tensor
+
+from neroli.activations import Activations
+from neroli.assumptions import Assumption
+from neroli.detectors.about import parameter
+from neroli.detectors.base import Detector, learned
+from neroli.errors import ArtefactError, InvalidInput
+from neroli.fitting import InProgress, Learning, in_step
+from neroli.head import LinearHead
+from neroli.moments import Covariance
+from neroli.taps import NOTHING, Requirements
+
+DEFAULT_MEMBERS = ("vim", "cadref", "knn", "line")
+_MEMBER = "member."
+_HEAD = ("head.weight", "head.bias")
+
+
+@dataclass(eq=False)
+class Ensemble(Detector):
+    """Several detectors as one: the mean, or the largest, of their standardised scores.
+
+    Each member's score is brought to mean zero and variance one over in-distribution images, so
+    that none outweighs the others by its scale. These are held-out images where there are any (a
+    guard learns them from half of its calibration images), since members such as KNN score the
+    images they were fitted on too low; until then the training images serve.
+
+    Args:
+        members: detectors, or their names; or ``{"name": ..., "hyperparameters": {...}}`` each, as
+            saved guards have them.
+        combine: "mean" or "max" of the standardised scores.
+
+    A member whose scores do not vary counts as zero. The members were chosen for being unlike.
+
+    Source: neroli's own; standardising and averaging scores is common practice.
+    """
+
+    name: ClassVar[str] = "ensemble"
+    measures: ClassVar[str] = "mean or maximum of several detectors' standardised scores"
+
+    members: Any = parameter(DEFAULT_MEMBERS, "the detectors, by name")
+    combine: Literal["mean", "max"] = parameter("mean", "how standardised scores are put together")
+
+    means: Tensor = learned()
+    """Mean score of every member, ``[M]``."""
+    deviations: Tensor = learned()
+    """Standard deviation of every member's score, ``[M]``."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = self.members
+        if isinstance(given, str | Detector) or not isinstance(given, Sequence) or not given:
+            raise InvalidInput(f"An ensemble needs a list of detectors, got {given!r}.")
+        self.members = tuple(_member(one) for one in given)
+
+    @property
+    def requires(self) -> Requirements:
+        needed = NOTHING
+        for member in self.members:
+            needed = needed | member.requires
+        return needed
+
+    @property
+    def assumes(self) -> tuple[Assumption, ...]:  # type: ignore[override]
+        return tuple(dict.fromkeys(a for member in self.members for a in member.assumes))
+
+    def learn(self, head: LinearHead) -> Learning:
+        learners = [InProgress.of_training(member, head) for member in self.members]
+        yield from in_step(learners)
+        self.members = tuple(learner.fitted for learner in learners)
+        yield from self._standardise()
+
+    def learn_held_out(self, head: LinearHead) -> Learning:
+        learners = [InProgress.of_held_out(member, head) for member in self.members]
+        yield from in_step(learners)
+        self.members = tuple(learner.fitted for learner in learners)
+        yield from self._standardise()
+
+    def _standardise(self) -> Learning:
+        scores = yield Covariance(_MemberScores(self.members))
+        self.means = scores.mean
+        self.deviations = scores.covariance.diagonal().clamp(min=0).sqrt()
+
+    def compute(self, batch: Activations) -> Tensor:
+        varies = self.deviations > 0
+        scores = _MemberScores(self.members)(batch) - self.means
+        standard = torch.where(varies, scores / self.deviations.where(varies, 1.0), 0.0)
+        return standard.amax(1) if self.combine == "max" else standard.mean(1)
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """The hyper-parameters by name; of each member its name and its own."""
+        tree = [{"name": m.name, "hyperparameters": m.hyperparameters()} for m in self.members]
+        return {"members": tree, "combine": self.combine}
+
+    def state(self) -> dict[str, Tensor]:
+        """What the members and the ensemble learned, as ``Detector.state``; the head once."""
+        state = super().state()
+        for number, member in enumerate(self.members):
+            learned = {k: v for k, v in member.state().items() if k not in _HEAD}
+            state |= {f"{_MEMBER}{number}.{k}": v for k, v in learned.items()}
+        return state
+
+    def load_state(self, state: dict[str, Tensor]) -> Self:
+        """Take over what ``state()`` gave, as ``Detector.load_state``."""
+        own = {k: v for k, v in state.items() if not k.startswith(_MEMBER)}
+        super().load_state(own)
+        for number, member in enumerate(self.members):
+            prefix = f"{_MEMBER}{number}."
+            learned = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+            member.load_state({key: state[key] for key in _HEAD} | learned)
+        last = max((int(k.split(".")[1]) for k in state.keys() - own.keys()), default=0)
+        if last >= len(self.members):
+            raise ArtefactError(
+                f"The saved state is of more than the {len(self.members)} members of this "
+                "ensemble: fit it again."
+            )
+        return self
+
+    def forget(self) -> None:
+        """Drop everything learned; members that others hold are left as they are."""
+        super().forget()
+        self.members = tuple(copy.copy(member) for member in self.members)
+        for member in self.members:
+            member.forget()
+
+
+@dataclass(frozen=True, eq=False)
+class _MemberScores:
+    """The scores of several detectors, ``[N, M]``."""
+
+    members: tuple[Detector, ...]
+
+    def __call__(self, batch: Activations) -> Tensor:
+        return torch.stack([member.score(batch) for member in self.members], dim=1)
+
+
+def _member(given: Any) -> Detector:
+    """A detector, by itself, by name, or as a saved guard describes it."""
+    from neroli.detectors import create  # which registers this module
+
+    if isinstance(given, Detector):
+        return given
+    if isinstance(given, str):
+        return create(given)
+    if isinstance(given, dict) and isinstance(given.get("name"), str):
+        return create(given["name"], **given.get("hyperparameters", {}))
+    raise InvalidInput(f"A member of an ensemble must be a detector or its name, got {given!r}.")

@@ -1,0 +1,120 @@
+"""Ensembles: standardised scores of members, learned from held-out images by a guard."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from neroli import Activations, Classifier, Guard, LinearHead, fit
+from neroli.activations import Rows
+from neroli.detectors import KNN, Detector, Energy, Ensemble, MaxLogit, TemperatureScaledMSP, create
+from neroli.errors import InvalidInput
+from neroli.fitting import fit_held_out, learns_held_out
+from networks import colour_loader, colour_tensors, trained_colour_network
+
+
+def members() -> list[Detector]:
+    return [Energy(), KNN(k=5)]
+
+
+def test_the_score_is_the_mean_of_standardised_scores(
+    training: Activations, new: Activations, head: LinearHead
+) -> None:
+    ensemble = Ensemble(members()).fit(training, head)
+    parts = fit(members(), training, head)
+    expected = torch.zeros(len(new), dtype=torch.float64)
+    for part in parts:
+        known = part.score(training)
+        expected += (part.score(new) - known.mean()) / known.std(correction=0) / 2
+    torch.testing.assert_close(ensemble.score(new), expected)
+    largest = Ensemble(members(), combine="max").fit(training, head).score(new)
+    assert (largest >= ensemble.score(new)).all()
+
+
+def test_held_out_images_replace_the_standardisation_alone(
+    training: Activations, new: Activations, head: LinearHead
+) -> None:
+    ensemble = Ensemble(members()).fit(training, head)
+    before = ensemble.members[1].state()
+    assert learns_held_out(ensemble, head)
+    fit_held_out([ensemble], new, head)
+    scores = torch.stack([member.score(new) for member in ensemble.members], 1)
+    torch.testing.assert_close(ensemble.means, scores.mean(0))
+    torch.testing.assert_close(ensemble.score(new).mean(), torch.zeros((), dtype=torch.float64))
+    after = ensemble.members[1].state()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_members_given_by_the_user_are_not_touched(training: Activations, head: LinearHead) -> None:
+    mine = KNN(k=5)
+    Ensemble([mine, Energy()]).fit(training, head)
+    assert mine.head is None
+
+
+def test_a_member_that_does_not_vary_counts_as_zero(
+    training: Activations, new: Activations, head: LinearHead
+) -> None:
+    flat = Activations(training.features, training.logits * 0, training.labels)
+    ensemble = Ensemble([MaxLogit(), KNN(k=5)]).fit(flat, head)
+    alone = Ensemble([KNN(k=5)]).fit(flat, head)
+    torch.testing.assert_close(ensemble.score(new), alone.score(new) / 2)
+
+
+@pytest.mark.parametrize("bad", [[], "knn", [3], [{"name": 5}], KNN()])
+def test_what_is_no_list_of_detectors_is_refused(bad: object) -> None:
+    with pytest.raises(InvalidInput, match="ensemble"):
+        Ensemble(bad)
+
+
+def test_the_tree_of_members_makes_it_again() -> None:
+    nested = Ensemble([KNN(k=7), Ensemble([Energy(2.0)], combine="max")])
+    again = create("ensemble", **nested.hyperparameters())
+    assert again.hyperparameters() == nested.hyperparameters()
+    assert again.members[0].k == 7  # type: ignore[attr-defined]
+
+
+def test_a_guard_learns_from_half_of_the_calibration_images_and_says_so(tmp_path: Path) -> None:
+    classifier = Classifier(trained_colour_network())
+    guard = Guard(classifier, Ensemble(members())).fit(colour_loader(150, 1))
+    from_training = guard.detector.means.clone()  # type: ignore[attr-defined]
+    guard.calibrate(colour_loader(120, 2, labels=False))
+    assert guard.held_out is not None
+    assert (guard.held_out.images, guard.held_out.learned_from) == (60, 60)
+    assert not torch.equal(guard.detector.means, from_training)  # type: ignore[attr-defined]
+    guard.save(tmp_path / "guard")
+    loaded = Guard.load(tmp_path / "guard", trained_colour_network())
+    images = colour_tensors(9, 3)[0]
+    assert torch.equal(loaded(images).score, guard(images).score)
+    plain = Guard(classifier, Energy()).fit(colour_loader(150, 1))
+    plain.calibrate(colour_loader(120, 2, labels=False))
+    assert plain.held_out is not None
+    assert (plain.held_out.images, plain.held_out.learned_from) == (120, 0)
+
+
+def test_the_half_does_not_depend_on_the_order_of_the_images() -> None:
+    thresholds = []
+    batches = list(colour_loader(120, 2, labels=False))
+    for order in (batches, batches[::-1]):
+        guard = Guard(Classifier(trained_colour_network()), Ensemble(members()))
+        guard.fit(colour_loader(150, 1)).calibrate(order)
+        assert guard.calibration is not None
+        thresholds.append(guard.calibration.threshold)
+    assert thresholds[0] == pytest.approx(thresholds[1])
+
+
+def test_a_temperature_is_learned_from_labelled_calibration_images() -> None:
+    guard = Guard(Classifier(trained_colour_network()), TemperatureScaledMSP())
+    guard.fit(colour_loader(150, 1)).calibrate(colour_loader(120, 2))
+    assert guard.held_out is not None
+    assert guard.held_out.learned_from == 60
+
+
+def test_rows_of_a_source_are_those_asked_for(training: Activations) -> None:
+    mask = torch.arange(len(training)) % 3 == 0
+    rows = Rows(training, mask)
+    batches = list(rows.batches(50))
+    assert len(rows) == sum(len(batch) for batch in batches) == int(mask.sum())
+    features = torch.cat([batch.features for batch in batches])
+    assert torch.equal(features, training.features[mask])
+    ids = [name for batch in batches for name in batch.ids or ()]
+    assert ids == [name for name, kept in zip(training.ids or (), mask, strict=True) if kept]
