@@ -163,7 +163,7 @@ class Activations:
         """Raise InvalidInput, naming the first image whose features or logits are not finite."""
         if self._is_finite:
             return
-        finite = [torch.isfinite(values).flatten(1).all(1) for values in self._values()]
+        finite = [torch.isfinite(v).reshape(len(v), -1).all(1) for v in self._values()]
         row = int((~torch.stack(finite).all(0)).nonzero()[0])
         name = f"row {row}" if self.ids is None else f"image {self.ids[row]!r}"
         raise InvalidInput(

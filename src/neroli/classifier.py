@@ -18,6 +18,7 @@ from neroli.errors import HeadNotFound, InvalidInput
 from neroli.exported import with_linear_modules
 from neroli.files import tensors_digest
 from neroli.head import HeadPath, LinearHead
+from neroli.probes import Network
 from neroli.running import BATCH_COUNTER, LastCalls, run, unknown_module, watched
 from neroli.taps import NOTHING, PREPOOL, Requirements, Site, Tap, find_prepool, watchers_of
 
@@ -162,9 +163,9 @@ class Classifier:
         return str(self._prepool)
 
     def check_requirements(self, requires: Requirements) -> None:
-        """Raise InvalidInput if the model lacks a layer that is to be tapped, naming it."""
-        for tap in requires.taps:
-            self._check_layer(Site.parse(tap.layer))
+        """Raise InvalidInput if the model lacks a layer that is required, naming it."""
+        for site in requires.sites():
+            self._check_layer(site)
 
     def __call__(
         self,
@@ -220,8 +221,17 @@ class Classifier:
             labels,
             ids,
             taps={name: tapped[name] for name in taps},
-            extras={name: tapped[name] for name in extras},
+            extras={name: tapped[name] for name in extras} | self._probed(images, requires),
         )
+
+    def _probed(self, images: Tensor, requires: Requirements) -> dict[str, Tensor]:
+        std = None if self.preprocessing is None else self.preprocessing.std
+        network = Network(
+            self.model,
+            HeadPath.parse(self.head_name),
+            None if std is None else images.new_tensor(std).view(-1, 1, 1),
+        )
+        return {str(probe): probe(network, images).detach() for probe in requires.probes}
 
     def weights_hash(self) -> str:
         """A hash of the model's parameters and buffers, by which saved guards know their model."""

@@ -246,6 +246,7 @@ def store_key(
         **asdict(origin),
         "preprocessing": None if preprocessing is None else asdict(preprocessing),
         "taps": [str(tap) for tap in requires.taps],
+        "probes": [str(probe) for probe in requires.probes],
         "prepool": classifier.prepool_name if requires.prepool else None,
         "images": source.fingerprint or uuid.uuid4().hex,  # unknown images are never the same
     }

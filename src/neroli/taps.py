@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from neroli.activations import Activations
 from neroli.discovery import close
 from neroli.errors import HeadNotFound, InvalidInput
+from neroli.probes import Probe
 from neroli.running import Watcher, run, watched
 from neroli.validation import check_types
 
@@ -108,21 +109,30 @@ class Requirements:
         taps: pooled outputs of layers.
         prepool: spatial maximum and mean of the map that is pooled into the features, as
             ``Activations.extras["prepool_max"]`` and ``["prepool_mean"]``.
+        probes: what is measured on the images, as ``Activations.extras[str(probe)]``.
     """
 
     taps: tuple[Tap, ...] = ()
     prepool: bool = False
+    probes: tuple[Probe, ...] = ()
 
     def __or__(self, other: Requirements) -> Requirements:
         """What both need."""
         taps = dict.fromkeys((*self.taps, *other.taps))
-        return Requirements(tuple(taps), self.prepool or other.prepool)
+        probes = dict.fromkeys((*self.probes, *other.probes))
+        return Requirements(tuple(taps), self.prepool or other.prepool, tuple(probes))
+
+    def sites(self) -> list[Site]:
+        """The layers that are needed by name."""
+        named = [Site.parse(tap.layer) for tap in self.taps]
+        return named + [Site(layer) for probe in self.probes for layer in probe.layers()]
 
     def check(self, batch: Activations) -> None:
         """Raise InvalidInput, naming the first thing that a batch lacks."""
         lacking = [str(tap) for tap in self.taps if str(tap) not in batch.taps]
         if self.prepool:
             lacking += [name for name in PREPOOL if name not in batch.extras]
+        lacking += [str(probe) for probe in self.probes if str(probe) not in batch.extras]
         if lacking:
             raise InvalidInput(
                 f"The activations lack {lacking[0]!r}, which the detector requires: extract them "

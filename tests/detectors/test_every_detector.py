@@ -1,6 +1,7 @@
 """What holds for every detector; a new one is tested here without being named."""
 
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -22,6 +23,28 @@ SILENT = {"weiper_kld": 0.5}
 """WeiPer+KLD goes by how the features are distributed, so some more of them must be silent."""
 
 
+def equipped(batch: Activations, name: str) -> Activations:
+    """The batch with what the detector requires of the network, made from its features."""
+    requires = create(name).requires
+    taps = {str(tap): batch.features[:, i:] for i, tap in enumerate(requires.taps)}
+    extras = dict.fromkeys(map(str, requires.probes), batch.logits)
+    if name in ("odin", "i_odin"):
+        extras = dict.fromkeys(extras, (batch.logits / 1000).softmax(1).amax(1))
+    if requires.prepool:
+        extras |= {"prepool_max": 3 * batch.features.square(), "prepool_mean": batch.features}
+    return replace(batch, taps=taps, extras=extras)
+
+
+@pytest.fixture
+def training(name: str, head: LinearHead) -> Activations:
+    return equipped(random_activations(head, 400), name)
+
+
+@pytest.fixture
+def new(name: str, head: LinearHead) -> Activations:
+    return equipped(random_activations(head, 90, seed=7, shift=0.3), name)
+
+
 @pytest.fixture
 def fitted(name: str, training: Activations, head: LinearHead) -> Detector:
     return create(name).fit(training, head)
@@ -30,7 +53,9 @@ def fitted(name: str, training: Activations, head: LinearHead) -> Detector:
 @EVERY
 def test_scores_are_finite_in_the_features_dtype(fitted: Detector, new: Activations) -> None:
     double = fitted.score(new)
-    single = fitted.score(Activations(new.features.float(), new.logits.float()))
+    single = fitted.score(
+        equipped(Activations(new.features.float(), new.logits.float()), fitted.name)
+    )
     assert double.shape == single.shape == (len(new),)
     assert (double.dtype, single.dtype) == (torch.float64, torch.float32)
     assert torch.isfinite(double).all()
@@ -44,6 +69,7 @@ def test_higher_is_more_ood(fitted: Detector, training: Activations, head: Linea
     noise = torch.randn(200, head.num_features, generator=draw, dtype=torch.float64).clamp(min=0)
     noise *= torch.rand(noise.shape, generator=draw) >= SILENT.get(fitted.name, 0.0)
     outside = Activations.from_features(NOISE_SIZE.get(fitted.name, 1.0) * noise, head)
+    outside = equipped(outside, fitted.name)
     assert fitted.score(outside).median() > fitted.score(training).median()
 
 
@@ -69,7 +95,7 @@ def test_scoring_does_not_change_the_batch_or_the_detector(
 @EVERY
 def test_refit_replaces(fitted: Detector, name: str, new: Activations, head: LinearHead) -> None:
     other_head = LinearHead(head.weight[:3].flip(1), head.bias[:3])
-    other = random_activations(other_head, 300, seed=2)
+    other = equipped(random_activations(other_head, 300, seed=2), name)
     fitted.score(new)
     fit([fitted], other, other_head)
     fresh = create(name).fit(other, other_head)
@@ -107,11 +133,11 @@ def test_activations_of_another_model_or_with_nan_are_refused(
     fitted: Detector, new: Activations
 ) -> None:
     with pytest.raises(InvalidInput, match="another model"):
-        fitted.score(Activations(new.features[:, 1:], new.logits))
+        fitted.score(replace(new, features=new.features[:, 1:]))
     features = new.features.clone()
     features[3, 5] = torch.inf
-    with pytest.raises(InvalidInput, match="row 3"):
-        fitted.score(Activations(features, new.logits))
+    with pytest.raises(InvalidInput, match="image-7-3"):
+        fitted.score(replace(new, features=features))
 
 
 @EVERY

@@ -26,12 +26,16 @@ from neroli.detectors.line import LINe
 from neroli.detectors.mahalanobis import Mahalanobis, RelativeMahalanobis
 from neroli.detectors.max_logit import MaxLogit
 from neroli.detectors.msp import MSP
+from neroli.detectors.multi_layer_mahalanobis import MultiLayerMahalanobis
 from neroli.detectors.nac import NAC
+from neroli.detectors.nap import NAP
 from neroli.detectors.ncdd import NCDD
 from neroli.detectors.neco import NECO
 from neroli.detectors.nero import NERO
 from neroli.detectors.nnguide import NNGuide
+from neroli.detectors.odin import IODIN, ODIN
 from neroli.detectors.openmax import OpenMax
+from neroli.detectors.rank_feat import RankFeat
 from neroli.detectors.react import ReAct
 from neroli.detectors.regularised_pca import RegularisedPCA
 from neroli.detectors.relevance_pattern import RelevanceDeficit, RelevanceDeviation
@@ -51,13 +55,16 @@ __all__ = [
     "DICE",
     "FDBD",
     "GEN",
+    "IODIN",
     "ITP",
     "KNN",
     "MSP",
     "NAC",
+    "NAP",
     "NCDD",
     "NECO",
     "NERO",
+    "ODIN",
     "SCALE",
     "SHE",
     "CADRef",
@@ -77,9 +84,11 @@ __all__ = [
     "Learning",
     "Mahalanobis",
     "MaxLogit",
+    "MultiLayerMahalanobis",
     "NNGuide",
     "OpenMax",
     "Paper",
+    "RankFeat",
     "ReAct",
     "RegularisedPCA",
     "RelativeMahalanobis",
@@ -155,6 +164,11 @@ _SHIPPED: tuple[type[Detector], ...] = (
     ConjNorm,
     WeiPerKLD,
     NAC,
+    ODIN,
+    IODIN,
+    MultiLayerMahalanobis,
+    NAP,
+    RankFeat,
     Ensemble,
 )
 for _detector in _SHIPPED:

@@ -46,7 +46,8 @@ def facts(name: str) -> dict[str, Any]:
 def requirements(detector: Detector) -> list[str]:
     """What it needs beyond features and logits, for people."""
     needs = [f"layer {tap}" for tap in detector.requires.taps]
-    return needs + ["the map before pooling"] * detector.requires.prepool
+    needs += ["the map before pooling"] * detector.requires.prepool
+    return needs + [f"the images themselves ({probe})" for probe in detector.requires.probes]
 
 
 def markdown() -> str:

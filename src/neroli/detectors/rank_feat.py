@@ -1,0 +1,93 @@
+"""RankFeat: energy of the logits after taking the first rank out of the feature maps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from neroli.activations import Activations
+from neroli.detectors.about import Paper, parameter
+from neroli.detectors.base import Detector
+from neroli.errors import InvalidInput
+from neroli.probes import Network
+from neroli.taps import Requirements
+
+
+@dataclass(frozen=True)
+class RankReducedLogits:
+    """Mean over layers of the logits without the first rank of that layer's map, ``[N, C]``."""
+
+    paths: tuple[str, ...]
+
+    def layers(self) -> tuple[str, ...]:
+        return self.paths
+
+    def __call__(self, network: Network, images: Tensor) -> Tensor:
+        reduced = [network.logits(images, {path: without_first_rank}) for path in self.paths]
+        return torch.stack(reduced).mean(dim=0)
+
+
+def without_first_rank(maps: Tensor) -> Tensor:
+    """Maps ``[N, C, H, W]`` less ``s1 u1 v1^T``, each as a matrix of channels by places.
+
+    ``v1`` is the first eigenvector of the smaller Gram matrix: exact, and without the random start
+    of a power iteration.
+
+    Raises:
+        InvalidInput: if they are no maps.
+    """
+    if not isinstance(maps, Tensor) or maps.ndim != 4:
+        raise InvalidInput("RankFeat needs layers that return maps [N, C, H, W].")
+    matrix = maps.flatten(2).double()
+    tall = matrix.shape[1] >= matrix.shape[2]
+    side = matrix if tall else matrix.transpose(1, 2)
+    first = torch.linalg.eigh(side.transpose(1, 2) @ side).eigenvectors[..., -1:]
+    rest = side - side @ first @ first.transpose(1, 2)
+    reduced: Tensor = rest if tall else rest.transpose(1, 2)
+    return reduced.reshape(maps.shape).to(maps)
+
+
+@dataclass(eq=False)
+class RankFeat(Detector):
+    """RankFeat: minus the log-sum-exp of logits from maps without their first singular value.
+
+    ``-LSE((z' + z'') / 2)`` with ``z'`` and ``z''`` the logits after ``s1 u1 v1^T`` was taken out
+    of the last and of the last but one stage's map: OOD images live on that rank more than others.
+
+    Args:
+        layers: paths of these stages; the default is that of torchvision's and timm's ResNets.
+
+    It runs the network once more for every layer.
+
+    Source: Song et al., NeurIPS 2022, arXiv 2209.08590.
+    """
+
+    name: ClassVar[str] = "rank_feat"
+    paper: ClassVar[Paper | None] = Paper(
+        "Song et al.",
+        2022,
+        "NeurIPS",
+        "2209.08590",
+        "RankFeat: Rank-1 Feature Removal for Out-of-distribution Detection",
+    )
+    measures: ClassVar[str] = "energy of the logits after taking the first rank out of the maps"
+
+    layers: tuple[str, ...] = parameter(("layer4", "layer3"), "paths of the layers")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.layers:
+            raise InvalidInput("layers is empty: name at least one, as in model.named_modules().")
+
+    @property
+    def requires(self) -> Requirements:
+        return Requirements(probes=(self._probe(),))
+
+    def compute(self, batch: Activations) -> Tensor:
+        return -batch.extras[str(self._probe())].to(batch.features).logsumexp(dim=1)
+
+    def _probe(self) -> RankReducedLogits:
+        return RankReducedLogits(self.layers)

@@ -1,0 +1,81 @@
+"""Probes: what detectors measure on the images themselves, while these are loaded.
+
+Some methods need the gradient at the image, or the network run again with a layer changed. A probe
+does that during extraction; its values travel with the activations in ``Activations.extras``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from neroli.head import HeadPath
+from neroli.running import LastCalls, run, watched
+
+Change = Callable[[Tensor], Tensor]
+"""What becomes of a layer's output."""
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """The user's model as a probe runs it.
+
+    Args:
+        model: the model.
+        head: where its head stands.
+        std: what pixels of 0..1 were divided by, ``[channels, 1, 1]``; None if that is unknown.
+    """
+
+    model: nn.Module
+    head: HeadPath
+    std: Tensor | None
+
+    def logits(self, images: Tensor, changes: Mapping[str, Change] | None = None) -> Tensor:
+        """Logits ``[N, C]`` of images, with some layers' outputs changed on the way.
+
+        Differentiable where gradients are enabled; the model is in eval mode.
+        """
+        calls = LastCalls()
+        grad = torch.is_grad_enabled()
+        with (
+            watched(self.model, calls.watch(self.head.modules)),
+            _changed(self.model, changes or {}),
+            torch.set_grad_enabled(grad),
+        ):
+            run(self.model, images)
+        return self.head.read(calls)[1].float()
+
+    def gradient(self, images: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
+        """The gradient at the images of a loss of their logits; the model's own are not touched."""
+        with torch.enable_grad():
+            leaf = images.detach().clone().requires_grad_()
+            # a copy, since a model may begin by working in place
+            (gradient,) = torch.autograd.grad(loss(self.logits(leaf.clone())), leaf)
+        return gradient
+
+
+class Probe(Protocol):
+    """Measures images; a frozen dataclass, whose ``str()`` names its values in ``extras``."""
+
+    def __call__(self, network: Network, images: Tensor) -> Tensor:
+        """A value for every image, ``[N]`` or ``[N, K]``."""
+
+    def layers(self) -> tuple[str, ...]:
+        """The layers it needs by name."""
+
+
+@contextmanager
+def _changed(model: nn.Module, changes: Mapping[str, Change]) -> Iterator[None]:
+    def hook(change: Change) -> Callable[..., Any]:
+        return lambda module, inputs, output: change(output)
+
+    with ExitStack() as hooks:
+        for path, change in changes.items():
+            handle = model.get_submodule(path).register_forward_hook(hook(change))
+            hooks.callback(handle.remove)
+        yield

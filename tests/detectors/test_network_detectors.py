@@ -1,0 +1,176 @@
+"""Detectors that need more of the network: against naive forms, on a real network's layers."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from neroli import Classifier, Guard, Preprocessing, extract
+from neroli.detectors import IODIN, NAP, ODIN, Mahalanobis, MultiLayerMahalanobis, RankFeat
+from neroli.detectors.rank_feat import without_first_rank
+from neroli.errors import InvalidInput
+from networks import ResNet20
+
+DRAW = torch.Generator().manual_seed(5)
+IMAGES = torch.randn(6, 3, 32, 32, generator=DRAW)
+STD = (0.2, 0.25, 0.3)
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    network = ResNet20()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_var.fill_(0.3)  # so that logits differ
+    return network.eval()
+
+
+@pytest.fixture
+def classifier(model: nn.Module) -> Classifier:
+    return Classifier(model, preprocessing=Preprocessing((0.5,) * 3, STD))
+
+
+def naive_odin(model: nn.Module, image: Tensor, temperature: float, step: float, single: bool):  # type: ignore[no-untyped-def]
+    x = image[None].clone().requires_grad_()
+    z = model(x) / temperature
+    (gradient,) = torch.autograd.grad(F.cross_entropy(z, z.argmax(1)), x)
+    if single:
+        place = gradient.abs().flatten().argmax()
+        kept = torch.zeros_like(gradient).flatten()
+        kept[place] = gradient.flatten()[place]
+        gradient = kept.view_as(gradient)
+    moved = image - step * gradient[0].sign() / torch.tensor(STD).view(3, 1, 1)
+    with torch.no_grad():
+        return -(model(moved[None]).double() / temperature).softmax(1).max()
+
+
+@pytest.mark.parametrize("kind", [ODIN, IODIN])
+@pytest.mark.parametrize("temperature", [1.0, 100.0])
+def test_odin_steps_each_image_by_itself(
+    classifier: Classifier, model: nn.Module, kind: type[ODIN], temperature: float
+) -> None:
+    detector = kind(temperature=temperature, epsilon=0.01)
+    scores = detector.score(classifier(IMAGES, requires=detector.requires))
+    expected = [naive_odin(model, x, temperature, 0.01, kind is IODIN) for x in IMAGES]
+    torch.testing.assert_close(scores.double(), torch.stack(expected), rtol=1e-5, atol=1e-6)
+
+
+def test_without_a_step_odin_is_the_confidence_at_its_temperature(classifier: Classifier) -> None:
+    detector = ODIN(temperature=5.0, epsilon=0.0)
+    batch = classifier(IMAGES, requires=detector.requires)
+    expected = -(batch.logits / 5).softmax(1).amax(1)
+    torch.testing.assert_close(detector.score(batch), expected)
+
+
+def test_the_step_raises_the_confidence(classifier: Classifier) -> None:
+    scores = {}
+    for epsilon in (0.0, 0.001):
+        detector = ODIN(temperature=1.0, epsilon=epsilon)
+        scores[epsilon] = detector.score(classifier(IMAGES, requires=detector.requires))
+    assert (scores[0.001] < scores[0.0]).all()
+
+
+def test_the_network_is_left_without_gradients_and_hooks(model: nn.Module) -> None:
+    training = ResNet20().train()
+    for detector in (ODIN(), RankFeat(layers=("layer3", "layer2"))):
+        Classifier(training)(IMAGES, requires=detector.requires)
+    assert all(parameter.grad is None for parameter in training.parameters())
+    assert not any(module._forward_hooks for module in training.modules())
+    assert training.layer1.training
+
+
+def test_a_network_that_begins_in_place_can_be_stepped(model: nn.Module) -> None:
+    detector = ODIN(epsilon=0.01)
+    in_place = nn.Sequential(nn.ReLU(inplace=True), model)
+    before = IMAGES.clone()
+    Classifier(in_place)(IMAGES, requires=detector.requires)
+    assert torch.equal(IMAGES, before)
+
+
+def test_nap_is_the_ratio_of_maximum_to_mean_before_pooling(
+    classifier: Classifier, model: nn.Module
+) -> None:
+    maps = []
+    handle = model.layer3.register_forward_hook(lambda m, i, output: maps.append(output))
+    with torch.no_grad():
+        logits = model(IMAGES)
+    handle.remove()
+    ratio = (maps[0].amax((2, 3)) / (maps[0].mean((2, 3)) + 1)).square().mean(1)
+    batch = classifier(IMAGES, requires=NAP().requires)
+    torch.testing.assert_close(NAP().score(batch), -ratio)
+    energy = logits.logsumexp(1).clamp(min=1e-12)
+    expected = -(energy**0.6) * ratio**0.4
+    torch.testing.assert_close(NAP(energy_weight=0.6).score(batch), expected)
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 3, 4), (2, 5, 4, 4), (2, 6, 1, 1)])
+def test_the_first_rank_is_that_of_the_singular_value_decomposition(shape: tuple[int, ...]) -> None:
+    maps = torch.rand(shape, generator=DRAW, dtype=torch.float64)
+    u, s, v = torch.linalg.svd(maps.flatten(2), full_matrices=False)
+    expected = maps.flatten(2) - s[:, :1, None] * u[:, :, :1] @ v[:, :1]
+    torch.testing.assert_close(without_first_rank(maps).flatten(2), expected)
+
+
+def test_rank_feat_runs_the_rest_of_the_network_on_what_is_left(
+    classifier: Classifier, model: nn.Module
+) -> None:
+    with torch.no_grad():
+        x = model.layer1(F.relu(model.bn1(model.conv1(IMAGES))))
+        second = model.layer2(x)
+        last = without_first_rank(model.layer3(second))
+        early = model.layer3(without_first_rank(second))
+        logits = [model.linear(value.mean((2, 3))) for value in (last, early)]
+    detector = RankFeat(layers=("layer3", "layer2"))
+    scores = detector.score(classifier(IMAGES, requires=detector.requires))
+    torch.testing.assert_close(scores, -((logits[0] + logits[1]) / 2).logsumexp(1))
+    with pytest.raises(InvalidInput, match="layers that return maps"):
+        classifier(IMAGES, requires=RankFeat(layers=("linear",)).requires)
+    with pytest.raises(InvalidInput, match="no module 'layer4'"):
+        classifier(IMAGES, requires=RankFeat().requires)
+
+
+def test_layers_weigh_the_same_in_the_mahalanobis_distance(
+    classifier: Classifier, tmp_path: Path
+) -> None:
+    many = torch.randn(300, 3, 32, 32, generator=DRAW)
+    labels = torch.arange(300) % 10
+    detector = MultiLayerMahalanobis(layers=("layer1", "layer3"), shrinkage=0.1)
+    batches = [(many[i : i + 50], labels[i : i + 50]) for i in range(0, 300, 50)]
+    store = extract(classifier, batches, tmp_path / "store", requires=detector.requires)
+    detector.fit(store, store.head)
+    batch = classifier(IMAGES, requires=detector.requires)
+    expected = torch.zeros(len(IMAGES), dtype=torch.float64)
+    known = store.load()
+    for tap in ("layer1:mean", "layer3:mean"):
+        whiten = naive_whitening(known.taps[tap].double(), labels)
+        means = torch.stack([known.taps[tap].double()[labels == c].mean(0) for c in range(10)])
+        offset = batch.taps[tap].double()[:, None] - means
+        expected += 0.25 * torch.einsum("ncd,de,nce->nc", offset, whiten, offset).amin(1)
+    torch.testing.assert_close(detector.score(batch).double(), expected, rtol=1e-3, atol=1e-3)
+    assert Mahalanobis(shrinkage=0.1).fit(store, store.head).score(batch).shape == (6,)
+
+
+def naive_whitening(values: Tensor, labels: Tensor) -> Tensor:
+    """The inverse of the shrunk covariance around the class means."""
+    centred = torch.cat([values[labels == c] - values[labels == c].mean(0) for c in range(10)])
+    covariance = centred.T @ centred / len(centred)
+    sphere = covariance.trace() / len(covariance) * torch.eye(len(covariance)).double()
+    return torch.linalg.inv(0.9 * covariance + 0.1 * sphere)
+
+
+@pytest.mark.parametrize("kind", ["odin", "nap", "rank_feat"])
+def test_a_guard_keeps_what_these_need_and_loads_again(
+    classifier: Classifier, model: nn.Module, tmp_path: Path, kind: str
+) -> None:
+    layers = ("layer3", "layer2")
+    detector = {"odin": ODIN(), "nap": NAP(), "rank_feat": RankFeat(layers)}[kind]
+    many = list(torch.randn(120, 3, 32, 32, generator=DRAW).split(40))
+    guard = Guard(classifier, detector).fit(many[:1]).calibrate(many[1:])
+    guard.save(tmp_path / "guard")
+    loaded = Guard.load(tmp_path / "guard", model)
+    torch.testing.assert_close(loaded(IMAGES).score, guard(IMAGES).score)
+    (batch,) = guard.stream([IMAGES])
+    torch.testing.assert_close(batch.verdicts.score, guard(IMAGES).score)
