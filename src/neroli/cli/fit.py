@@ -52,7 +52,7 @@ def fit(
         str | None, typer.Option(help="Path of the last linear layer; found when left out.")
     ] = None,
     detector: Annotated[
-        str, typer.Option(help="nero, line, msp, max_logit, energy or entropy.")
+        str, typer.Option(help="By name, as `neroli detectors` lists them.")
     ] = "nero",
     setting: Annotated[
         list[str] | None,
