@@ -63,6 +63,7 @@ def test_tiny_case_by_hand() -> None:
 
 
 @pytest.mark.parametrize("kind", ["energy", "max_logit"])
+@pytest.mark.filterwarnings("ignore:.*by the energy of the logits")
 def test_a_logit_score_below_zero_does_not_flip_the_sign(
     kind: LogitScore, head: LinearHead, training: Activations
 ) -> None:

@@ -18,6 +18,8 @@ DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
     "case", ["zero", "identical", "single", "two classes", "negative", "tiny", "huge"]
 )
+@pytest.mark.filterwarnings("ignore:.*made for features behind a ReLU")
+@pytest.mark.filterwarnings("ignore:.*by the energy of the logits")
 def test_scores_are_finite(name: str, case: str, dtype: torch.dtype, head: LinearHead) -> None:
     if case == "two classes":
         head = LinearHead(head.weight[:2], head.bias[:2])

@@ -32,6 +32,7 @@ def check_finite(name: str, training: Activations, head: LinearHead) -> None:
 
 
 @DISTANCES
+@pytest.mark.filterwarnings("ignore:.*learns a covariance")
 def test_fewer_images_than_features(name: str) -> None:
     head = LinearHead(torch.randn(3, 40, generator=torch.Generator().manual_seed(0)).double())
     check_finite(name, random_activations(head, 30), head)

@@ -64,6 +64,7 @@ def test_does_not_change_under_a_linear_map(training: Activations, head: LinearH
         )
 
 
+@pytest.mark.filterwarnings("ignore:.*learns a covariance")
 def test_fewer_images_than_features_are_shrunk(head: LinearHead) -> None:
     """By Chen et al. 2010, eq. 23; scikit-learn leaves its terms in 2 / D out."""
     few = random_activations(head, 15)
