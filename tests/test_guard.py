@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from conftest import write_pictures
 from neroli import Classifier, Guard, Preprocessing, extract
 from neroli.detectors import MSP, NERO, Energy, LINe
 from neroli.errors import (
@@ -19,7 +20,13 @@ from neroli.errors import (
     NotEnoughImages,
     NotFitted,
 )
-from networks import colour_images, colour_loader, colour_tensors, tiny_network
+from networks import (
+    colour_images,
+    colour_loader,
+    colour_tensors,
+    tiny_network,
+    trained_colour_network,
+)
 
 NEW = colour_tensors(50, 3)[0]
 
@@ -228,3 +235,14 @@ def test_a_random_network_can_be_guarded_too() -> None:
     assert guard.classifier.preprocessing is None
     guard.classifier.preprocessing = Preprocessing((0.5,) * 3, (0.5,) * 3)
     assert len(guard(np.zeros((2, 8, 8, 3), np.uint8))) == 2
+
+
+def test_a_loaded_guard_expects_the_size_it_was_fitted_on(guard: Guard, tmp_path: Path) -> None:
+    guard.save(tmp_path / "guard")
+    loaded = Guard.load(tmp_path / "guard", trained_colour_network())
+    loaded(torch.zeros(1, 3, 9, 9))  # a tensor is the user's own affair
+    write_pictures(tmp_path / "new", 5, seed=3, by_class=False)
+    Image.new("RGB", (9, 9)).save(tmp_path / "new" / "0-odd.png")
+    (batch,) = loaded.stream(tmp_path / "new")
+    assert [failure.name for failure in batch.failures] == ["0-odd.png"]
+    assert len(batch.verdicts) == 5

@@ -16,6 +16,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from neroli import __version__
+from neroli.agreement import LabelAgreement
 from neroli.calibration import Calibration, Promise
 from neroli.classifier import Classifier
 from neroli.data.preprocessing import Preprocessing
@@ -24,9 +25,10 @@ from neroli.detectors import Detector, create
 from neroli.errors import ArtefactError
 from neroli.files import atomic_path, digest, is_free, locked
 from neroli.overlap import TrainingImages
+from neroli.store import ActivationStore, Origin
 from neroli.taps import Requirements
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _DETECTOR = "detector."
 
 
@@ -116,6 +118,26 @@ class TrainingPart(_Part):
     weights_hash: str
     content: Content
 
+    @classmethod
+    def of(
+        cls,
+        activations: ActivationStore,
+        origin: Origin,
+        agreement: LabelAgreement | None,
+        groups: int | None,
+    ) -> Self:
+        """Of the training images' activations, and of how many groups they are."""
+        return cls(
+            images=len(activations),
+            unreadable=len(activations.failures),
+            groups=groups,
+            accuracy=agreement.accuracy if agreement else None,
+            doubt=str(agreement) if agreement and agreement.is_doubtful else None,
+            predicted=list(agreement.predicted) if agreement else None,
+            weights_hash=origin.weights_hash,
+            content=origin.content,
+        )
+
 
 class CalibrationPart(_Part):
     """What it was calibrated on, and what its threshold promises."""
@@ -204,6 +226,11 @@ def read_manifest(folder: Path | str) -> Manifest:
             raise ArtefactError(
                 f"The guard {str(folder)!r} has schema {version}, newer than the {SCHEMA_VERSION} "
                 f"that neroli {__version__} reads: upgrade neroli."
+            )
+        if version < SCHEMA_VERSION:
+            raise ArtefactError(
+                f"The guard {str(folder)!r} has schema {version} of an earlier neroli, which "
+                f"{__version__} no longer reads: fit it again."
             )
         return Manifest.model_validate_json(text)
     except (FileNotFoundError, NotADirectoryError):

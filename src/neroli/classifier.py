@@ -144,7 +144,7 @@ class Classifier:
                     f"There are {len(self.class_names)} class names for {classes} classes."
                 )
             self._head_name = str(path)
-            self.input_shape = tuple(some.shape[1:])
+            self.input_shape = self.input_shape or tuple(some.shape[1:])
 
     @property
     def prepool_name(self) -> str | None:

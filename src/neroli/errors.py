@@ -1,6 +1,11 @@
 """The exceptions and warnings users meet: each message says what was wrong and what to do."""
 
 
+def first_line(error: BaseException) -> str:
+    """What another library's error says, in one line; its kind if it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 class NeroliError(Exception):
     """Base class of every error neroli raises on purpose."""
 

@@ -17,7 +17,7 @@ from torch._ops import OpOverload
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 
-from neroli.errors import ModelError
+from neroli.errors import ModelError, first_line
 from neroli.program_archive import check_without_code
 
 _ATEN = torch.ops.aten
@@ -55,7 +55,7 @@ def load_program(path: Path | str) -> GraphModule:
         program = torch.export.load(path)
     except Exception as error:  # whatever torch meets in a damaged file
         raise ModelError(
-            f"Cannot load the exported program {str(path)!r}: {_first_line(error)}"
+            f"Cannot load the exported program {str(path)!r}: {first_line(error)}"
         ) from None
     return with_linear_modules(program)
 
@@ -151,7 +151,3 @@ def _put_into_module(
 def _attribute(module: nn.Module, path: str) -> Any:
     folder, _, name = path.rpartition(".")
     return getattr(module.get_submodule(folder), name)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

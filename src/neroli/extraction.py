@@ -248,6 +248,7 @@ def store_key(
         "taps": [str(tap) for tap in requires.taps],
         "probes": [str(probe) for probe in requires.probes],
         "prepool": classifier.prepool_name if requires.prepool else None,
+        "input_shape": classifier.input_shape,  # pictures of another are unreadable
         "images": source.fingerprint or uuid.uuid4().hex,  # unknown images are never the same
     }
     return text_digest([json.dumps(parts, sort_keys=True)])

@@ -90,9 +90,10 @@ def fit(
     return list(detectors)
 
 
-def learns_held_out(detector: Learner, head: LinearHead) -> bool:
-    """Whether a fitted detector learns something from held-out images too."""
-    return bool(InProgress.of_held_out(detector, head).requests)
+def learns_held_out(detector: Learner, head: LinearHead) -> tuple[bool, bool]:
+    """Whether a fitted detector learns from held-out images too, and whether from their labels."""
+    learner = InProgress.of_held_out(detector, head)
+    return bool(learner.requests), learner.needs_labels
 
 
 def fit_held_out(

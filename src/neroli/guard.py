@@ -118,18 +118,12 @@ class Guard:
             fit([self.detector], activations, self.classifier.head)
             origin = activations.origin
             assert origin is not None  # extracted by this classifier, or checked to be
-            self.agreement = agreement = label_agreement(activations, self.classifier.class_names)
+            agreement = label_agreement(activations, self.classifier.class_names)
+            self.agreement = agreement
             groups = activations.groups()
             self._known = TrainingImages.of(activations.digests(), groups)
-            self.training = TrainingPart(
-                images=len(activations),
-                unreadable=len(activations.failures),
-                groups=None if groups is None else len(self._known.groups),
-                accuracy=agreement.accuracy if agreement else None,
-                doubt=str(agreement) if agreement and agreement.is_doubtful else None,
-                predicted=list(agreement.predicted) if agreement else None,
-                content=origin.content,
-                weights_hash=origin.weights_hash,
+            self.training = TrainingPart.of(
+                activations, origin, agreement, None if groups is None else len(self._known.groups)
             )
             self._unreadable = {"training": activations.failures}
         self.calibration = self.held_out = None
@@ -175,9 +169,9 @@ class Guard:
             raise NotFitted("Fit the guard on training images before calibrating it.")
         self._check_weights(self.training)
         head = self.classifier.head
-        learns = learns_held_out(self.detector, head)
+        learns, labelled = learns_held_out(self.detector, head)
         if not isinstance(held_out, ActivationStore):
-            held_out = self._source(held_out, batch_size, labelled=learns)
+            held_out = self._source(held_out, batch_size, labelled=labelled)
         with self._activations_of(held_out, store, batch_size, progress) as activations:
             groups = activations.groups()
             fresh = self._known.held_out_rows(activations.digests(), groups)
@@ -186,6 +180,7 @@ class Guard:
                 half = seeded_half(activations.digests(), fresh)
                 fresh &= ~half
                 promise.rank(int(fresh.sum()))  # before the work: the rest must do for a threshold
+                self.calibration = self.held_out = None  # of the detector as it was before
                 fit_held_out([self.detector], Rows(activations, half), head)
             scored = [(self.detector.score(b), b.predictions) for b in activations.batches()]
             unreadable = activations.failures

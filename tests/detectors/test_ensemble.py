@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from conftest import COLOUR_PREPROCESSING, write_pictures
 from neroli import Activations, Classifier, Guard, LinearHead, fit
 from neroli.activations import Rows
 from neroli.detectors import KNN, Detector, Energy, Ensemble, MaxLogit, TemperatureScaledMSP, create
@@ -36,7 +37,7 @@ def test_held_out_images_replace_the_standardisation_alone(
 ) -> None:
     ensemble = Ensemble(members()).fit(training, head)
     before = ensemble.members[1].state()
-    assert learns_held_out(ensemble, head)
+    assert learns_held_out(ensemble, head) == (True, False)
     fit_held_out([ensemble], new, head)
     scores = torch.stack([member.score(new) for member in ensemble.members], 1)
     torch.testing.assert_close(ensemble.means, scores.mean(0))
@@ -89,6 +90,18 @@ def test_a_guard_learns_from_half_of_the_calibration_images_and_says_so(tmp_path
     plain.calibrate(colour_loader(120, 2, labels=False))
     assert plain.held_out is not None
     assert (plain.held_out.images, plain.held_out.learned_from) == (120, 0)
+
+
+def test_calibration_folders_need_no_classes_where_no_labels_are_learned_from(
+    tmp_path: Path,
+) -> None:
+    for number, hospital in enumerate(("north", "south", "east", "west")):
+        write_pictures(tmp_path / hospital, 30, seed=number, by_class=False)
+    classifier = Classifier(trained_colour_network(), preprocessing=COLOUR_PREPROCESSING)
+    guard = Guard(classifier, Ensemble(members())).fit(colour_loader(150, 1))
+    with pytest.warns(match="known by a hash of the tensor"):
+        guard.calibrate(tmp_path)
+    assert guard.calibration is not None
 
 
 def test_the_half_does_not_depend_on_the_order_of_the_images() -> None:

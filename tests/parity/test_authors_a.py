@@ -1,12 +1,11 @@
 """Methods on logits, probabilities and shaped features against the authors' own programs."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
-from neroli import Activations, LinearHead, fit
+from golden import activations
+from neroli import LinearHead, fit
 from neroli.detectors import (
     ASHB,
     ASHP,
@@ -25,32 +24,6 @@ from neroli.detectors import (
 pytestmark = pytest.mark.realdata
 
 Arrays = dict[str, np.ndarray]
-
-
-@pytest.fixture(scope="module")
-def authors(shared: Path) -> Arrays:
-    with np.load(shared / "golden" / "authors_scores.npz") as file:
-        return dict(file)
-
-
-@pytest.fixture(scope="module")
-def altered(shared: Path) -> Arrays:
-    """The same with every seventh training label changed."""
-    with np.load(shared / "golden" / "authors_scores_altered_labels.npz") as file:
-        return dict(file)
-
-
-@pytest.fixture(scope="module")
-def golden_head(golden: Arrays) -> LinearHead:
-    weight, bias = (torch.from_numpy(golden[name]).double() for name in ("weight", "bias"))
-    return LinearHead(weight, bias)
-
-
-def activations(
-    golden: Arrays, part: str, head: LinearHead, labels: np.ndarray | None = None
-) -> Activations:
-    features = torch.from_numpy(golden[f"{part}_features"]).double()
-    return Activations.from_features(features, head, labels)
 
 
 def check(

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from golden import activations
 from neroli import Activations, LinearHead
 from neroli.detectors import (
     FDBD,
@@ -43,27 +44,16 @@ DEPENDING_ON_LABELS = ["Mahalanobis", "RMDS", "SHE", "NCDD"]
 
 
 @pytest.fixture(scope="module")
-def authors(shared: Path) -> dict[str, np.ndarray]:
-    with np.load(shared / "golden" / "authors_scores.npz") as file:
-        return dict(file)
+def training(golden: dict[str, np.ndarray], golden_head: LinearHead) -> Activations:
+    return activations(golden, "train", golden_head, golden["train_labels"])
 
 
 @pytest.fixture(scope="module")
-def head(golden: dict[str, np.ndarray]) -> LinearHead:
-    weight, bias = torch.from_numpy(golden["weight"]), torch.from_numpy(golden["bias"])
-    return LinearHead(weight.double(), bias.double())
-
-
-@pytest.fixture(scope="module")
-def training(golden: dict[str, np.ndarray], head: LinearHead) -> Activations:
-    features = torch.from_numpy(golden["train_features"]).double()
-    return Activations.from_features(features, head, golden["train_labels"])
-
-
-@pytest.fixture(scope="module")
-def batches(golden: dict[str, np.ndarray], head: LinearHead) -> dict[str, Activations]:
+def batches(golden: dict[str, np.ndarray], golden_head: LinearHead) -> dict[str, Activations]:
     return {
-        part: Activations.from_features(torch.from_numpy(golden[f"{part}_features"]).double(), head)
+        part: Activations.from_features(
+            torch.from_numpy(golden[f"{part}_features"]).double(), golden_head
+        )
         for part in ("id", "ood")
     }
 
@@ -86,44 +76,44 @@ def check(
 def test_scores_equal_the_authors(
     name: str,
     training: Activations,
-    head: LinearHead,
+    golden_head: LinearHead,
     batches: dict[str, Activations],
     authors: dict[str, np.ndarray],
 ) -> None:
     detector, rtol, atol = VARIANTS[name]
-    check(detector.fit(training, head), batches, authors, name, rtol, atol)
+    check(detector.fit(training, golden_head), batches, authors, name, rtol, atol)
 
 
 @pytest.mark.parametrize("name", DEPENDING_ON_LABELS)
 def test_labels_count_as_in_the_authors_programs(
     name: str,
     training: Activations,
-    head: LinearHead,
+    golden_head: LinearHead,
     batches: dict[str, Activations],
     shared: Path,
 ) -> None:
     """With every seventh label changed, true, predicted and correct classes differ."""
     with np.load(shared / "golden" / "authors_scores_altered_labels.npz") as file:
         altered = dict(file)
-    relabelled = Activations.from_features(training.features, head, altered["train_labels"])
+    relabelled = Activations.from_features(training.features, golden_head, altered["train_labels"])
     detector, rtol, atol = VARIANTS[name]
-    check(detector.fit(relabelled, head), batches, altered, name, rtol, atol)
+    check(detector.fit(relabelled, golden_head), batches, altered, name, rtol, atol)
 
 
 def test_neco_with_the_largest_logit(
     training: Activations,
-    head: LinearHead,
+    golden_head: LinearHead,
     batches: dict[str, Activations],
     authors: dict[str, np.ndarray],
 ) -> None:
     """The authors' logits are float32 products, up to 5e-7 off: given those, the rest is exact."""
-    detector = NECO(100).fit(training, head)
+    detector = NECO(100).fit(training, golden_head)
     check(detector, batches, authors, "NECOMaxLogit", 1e-6)
     with_theirs = {}
     for part, batch in batches.items():
         largest = authors[f"NECOMaxLogit_{part}"] / authors[f"NECO_{part}"]
         np.testing.assert_allclose(largest, largest.astype(np.float32), rtol=1e-15)
-        logits = torch.from_numpy(largest)[:, None].expand(-1, head.num_classes)
+        logits = torch.from_numpy(largest)[:, None].expand(-1, golden_head.num_classes)
         with_theirs[part] = Activations(batch.features, logits)
     check(detector, with_theirs, authors, "NECOMaxLogit", 1e-7)
 
@@ -133,17 +123,17 @@ def test_nnguide_with_the_first_400_images_as_bank(
     name: str,
     normalise: bool,
     training: Activations,
-    head: LinearHead,
+    golden_head: LinearHead,
     batches: dict[str, Activations],
     authors: dict[str, np.ndarray],
 ) -> None:
-    detector = NNGuide(k=10, bank_size=400, normalise=normalise).fit(training[:400], head)
+    detector = NNGuide(k=10, bank_size=400, normalise=normalise).fit(training[:400], golden_head)
     check(detector, batches, authors, name, 2e-6)
 
 
 def test_corp_with_the_authors_draw(
     training: Activations,
-    head: LinearHead,
+    golden_head: LinearHead,
     batches: dict[str, Activations],
     authors: dict[str, np.ndarray],
 ) -> None:
@@ -152,6 +142,6 @@ def test_corp_with_the_authors_draw(
             assert num_features == authors["CoRP_aux_w"].shape[1]
             return tuple(torch.from_numpy(authors[f"CoRP_aux_{key}"]) for key in "wu")  # type: ignore[return-value]
 
-    detector = Repeated(0.8, 2.0, 2048).fit(training, head)
+    detector = Repeated(0.8, 2.0, 2048).fit(training, golden_head)
     assert detector.directions.shape == (2048, int(authors["CoRP_aux_q"][0]))
     check(detector, batches, authors, "CoRP", 2e-6)

@@ -1,12 +1,12 @@
 """CADRef to NAC against the authors' own programs, on features of the CIFAR-10 DenseNet."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from golden import activations
 from neroli import Activations, LinearHead
 from neroli.detectors import (
     DDCS,
@@ -26,32 +26,6 @@ from neroli.moments import LogSumExp
 pytestmark = pytest.mark.realdata
 
 Golden = dict[str, np.ndarray]
-
-
-@pytest.fixture(scope="module")
-def authors(shared: Path) -> Golden:
-    with np.load(shared / "golden" / "authors_scores.npz") as file:
-        return dict(file)
-
-
-@pytest.fixture(scope="module")
-def altered(shared: Path) -> Golden:
-    """The same with every seventh training label changed."""
-    with np.load(shared / "golden" / "authors_scores_altered_labels.npz") as file:
-        return dict(file)
-
-
-@pytest.fixture(scope="module")
-def golden_head(golden: Golden) -> LinearHead:
-    weight, bias = (torch.from_numpy(golden[name]).double() for name in ("weight", "bias"))
-    return LinearHead(weight, bias)
-
-
-def activations(
-    golden: Golden, part: str, head: LinearHead, labels: np.ndarray | None = None
-) -> Activations:
-    features = torch.from_numpy(golden[f"{part}_features"]).double()
-    return Activations.from_features(features, head, labels)
 
 
 def assert_reproduces(

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from neroli.data.preprocessing import Preprocessing
-from neroli.errors import InvalidInput, ModelError, NeroliWarning
+from neroli.errors import InvalidInput, ModelError, NeroliWarning, first_line
 from neroli.models import timm
 from neroli.models.loaded import LoadedModel, extra
 from neroli.models.torchvision import import_torchvision
@@ -58,7 +58,7 @@ def load(folder: Path | str, state: Mapping[str, Tensor] | None) -> LoadedModel:
         raise
     except Exception as error:  # whatever transformers meets in a damaged folder
         raise ModelError(
-            f"Cannot load an image classifier from {str(folder)!r}: {_first_line(error)}"
+            f"Cannot load an image classifier from {str(folder)!r}: {first_line(error)}"
         ) from None
     unnamed = all(re.fullmatch(r"LABEL_\d+", name) for name in names)
     return LoadedModel(
@@ -103,10 +103,6 @@ def _quiet(settings: Any) -> Iterator[None]:
             settings.enable_progress_bar()
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
 def _check_whole(folder: Path | str, report: Mapping[str, Any]) -> None:
     """transformers fills what is missing with random numbers; a guard of those would be useless."""
     missing = sorted(str(key) for key in report.get("missing_keys", ()))
@@ -135,7 +131,7 @@ def _preprocessing(
                 return candidate
     except Exception as error:  # whatever transformers meets in odd settings
         raise ModelError(
-            f"Cannot use the image processor in {str(folder)!r}: {_first_line(error)}"
+            f"Cannot use the image processor in {str(folder)!r}: {first_line(error)}"
         ) from None
     warnings.warn(
         f"The {type(processor).__name__} in {str(folder)!r} does something that neroli's "
