@@ -28,6 +28,12 @@ def shared_folder() -> Path | None:
 
 
 @pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Draws of the global generator are the same in every run and in any order of the tests."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
 def few_threads(request: pytest.FixtureRequest) -> Iterator[None]:
     """One thread for the tiny networks, which more only slow down; all for the real ones."""
     threads = torch.get_num_threads()
