@@ -1,15 +1,17 @@
-"""Every head-level detector on real networks and images: AUROC and FPR95 in %.
+"""Every detector on real networks and images: AUROC and FPR95 in %.
 
-    python benchmarks/all_detectors.py [--network resnet20] [--out TABLE.md]
+    python benchmarks/all_detectors.py [--network resnet20] [--every 1] [--out TABLE.md]
 
 Trained on CIFAR-10; fitted together on 10,000 training images, with their defaults. Near OOD:
 CIFAR-100 (every second test image) and Tiny-ImageNet; far: MNIST and Medical-MNIST, all resized to
-32x32.
+32x32. Detectors that run the network again are scored on every so manieth image of each set.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import operator
 import tempfile
 import time
 from pathlib import Path
@@ -17,66 +19,104 @@ from pathlib import Path
 import torch
 from common import shared_data
 
-from neroli import ActivationStore, extract, fit, metrics
-from neroli.data.tars import ImageTar
+from neroli import ActivationStore, fit, metrics
 from neroli.detectors import Detector, catalogue, create
+from neroli.taps import NOTHING, Requirements
 
-TARS = {"tiny-imagenet": "tiny_imagenet_3000.tar", "medical": "medical_mnist.tar"}
-SETS = ("cifar100", "tiny-imagenet", "mnist", "medical")
+OUTSIDE = ("cifar100", "tiny-imagenet", "mnist", "medical")
+Stores = dict[str, ActivationStore]
 
 
-def head_level() -> list[Detector]:
-    """The detectors that need nothing but features, logits and head."""
+def in_one_run(stages: tuple[str, ...]) -> list[Detector]:
+    """The detectors for which one run of the network is enough, those of layers on its stages."""
     every = [create(name) for name in catalogue.own_names()]
-    return [d for d in every if not catalogue.requirements(d)]
+    head_level = [d for d in every if not catalogue.requirements(d)]
+    layered = [create(n, layers=stages) for n in ("multi_layer_mahalanobis", "gram")]
+    return [*head_level, *layered, create("nap")]
 
 
-def scores(detector: Detector, store: ActivationStore) -> torch.Tensor:
-    return torch.cat([detector.score(batch) for batch in store.batches()])
+def running_again(stages: tuple[str, ...]) -> list[Detector]:
+    """The others. These networks have a stage less than those that NAC-UE's settings are for."""
+    nac_ue = create(
+        "nac_ue",
+        layers=stages[:2],
+        bins=(500, 500, 50),
+        full=(100, 100, 50),
+        alpha=(0.001, 1000, 100),
+    )
+    rank_feat = create("rank_feat", layers=(stages[2], stages[1]))
+    return [create("odin"), create("i_odin"), rank_feat, nac_ue]
 
 
-def table(network: str, stores: dict[str, ActivationStore]) -> str:
-    """A Markdown table of all detectors on one network, the best mean AUROC first."""
-    start = time.perf_counter()
-    detectors = fit(head_level(), stores["train"], stores["train"].head)
-    seconds = time.perf_counter() - start
-    rows = []
-    for detector in detectors:
-        inside = scores(detector, stores["test"])
-        cells = []
-        for name in SETS:
-            outside = scores(detector, stores[name])
-            auroc, fpr95 = metrics.auroc(inside, outside), metrics.fpr95(inside, outside)
-            cells.append((100 * auroc, 100 * fpr95))
-        rows.append((detector.name, cells))
-    rows.sort(key=lambda row: -sum(auroc for auroc, _ in row[1]))
-    lines = [
-        f"\n**{network}** ({len(detectors)} detectors fitted together in {seconds:.0f} s)\n",
-        f"| detector | {' | '.join(SETS)} |",
-        "|---|" + "---|" * len(SETS),
-    ]
-    for name, cells in rows:
-        figures = " | ".join(f"{auroc:.1f} / {fpr:.1f}" for auroc, fpr in cells)
-        lines.append(f"| `{name}` | {figures} |")
+def needed(detectors: list[Detector], *, to_fit: bool) -> Requirements:
+    """What several detectors need."""
+    each = (d.requires_to_fit if to_fit else d.requires for d in detectors)
+    return functools.reduce(operator.or_, each, NOTHING)
+
+
+def figures(detectors: list[Detector], stores: Stores) -> dict[str, list[tuple[float, float]]]:
+    """AUROC and FPR95 in % on every set outside, by detector."""
+
+    def scores(detector: Detector, name: str) -> torch.Tensor:
+        return torch.cat([detector.score(batch) for batch in stores[name].batches()])
+
+    found = {}
+    for detector in fit(detectors, stores["train"], stores["train"].head):
+        inside = scores(detector, "test")
+        outside = [scores(detector, name) for name in OUTSIDE]
+        found[detector.name] = [
+            (100 * metrics.auroc(inside, far), 100 * metrics.fpr95(inside, far)) for far in outside
+        ]
+    return found
+
+
+def table(rows: dict[str, list[tuple[float, float]]], marked: set[str]) -> str:
+    """A Markdown table, the best mean AUROC first."""
+    lines = [f"| detector | {' | '.join(OUTSIDE)} |", "|---|" + "---|" * len(OUTSIDE)]
+    for name, cells in sorted(rows.items(), key=lambda row: -sum(auroc for auroc, _ in row[1])):
+        shown = " | ".join(f"{auroc:.1f} / {fpr:.1f}" for auroc, fpr in cells)
+        lines.append(f"| `{name}`{' *' * (name in marked)} | {shown} |")
     return "\n".join(lines)
 
 
+def measure(network: str, every: int, folder: Path) -> str:
+    """The table of one network, with a line on top."""
+    from cifar import STAGES, extract_set
+
+    rows: dict[str, list[tuple[float, float]]] = {}
+    start = time.perf_counter()
+    for number, detectors in enumerate((in_one_run, running_again)):
+        asked = detectors(STAGES[network])
+        stores = {
+            name: extract_set(
+                shared_data(),
+                network,
+                name,
+                folder / str(number),
+                needed(asked, to_fit=name == "train"),
+                every=every if number and name != "train" else 1,
+            )
+            for name in ("train", "test", *OUTSIDE)
+        }
+        rows |= figures(asked, stores)
+    again = {detector.name for detector in running_again(STAGES[network])}
+    minutes = (time.perf_counter() - start) / 60
+    note = f"; * on every {every}th image" if every > 1 else ""
+    return f"**{network}** ({len(rows)} detectors, {minutes:.0f} minutes{note})\n\n" + table(
+        rows, again if every > 1 else set()
+    )
+
+
 if __name__ == "__main__":
-    from cifar import NETWORKS, extract_sets, load_classifier
+    from cifar import NETWORKS
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--network", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
+    parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    tables = []
     with tempfile.TemporaryDirectory() as folder:
-        for network in options.network:
-            stores = extract_sets(shared_data(), network, Path(folder))
-            classifier = load_classifier(shared_data(), network)
-            for name, file in TARS.items():
-                source = ImageTar(shared_data() / "data" / file).unlabelled()
-                stores[name] = extract(classifier, source, Path(folder) / network / name)
-            tables.append(table(network, stores))
-    print("\n".join(tables))
+        tables = [measure(name, options.every, Path(folder)) for name in options.network]
+    print("\n\n".join(tables))
     if options.out:
-        options.out.write_text("\n".join(tables) + "\n")
+        options.out.write_text("\n\n".join(tables) + "\n")

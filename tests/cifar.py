@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from safetensors.torch import load_file
 
 from neroli import ActivationStore, Classifier, Preprocessing, extract
 from neroli.extraction import as_source
+from neroli.taps import NOTHING, Requirements
 from networks import DenseNet100, ResNet20
 
 NETWORKS = {
@@ -25,6 +28,11 @@ NETWORKS = {
     ),
 }
 SETS = ("train", "test", "cifar100", "mnist")
+TARS = {"tiny-imagenet": "tiny_imagenet_3000.tar", "medical": "medical_mnist.tar"}
+STAGES = {
+    "resnet20": ("layer1", "layer2", "layer3"),
+    "densenet100": ("block1", "block2", "block3"),
+}
 
 
 def load_classifier(shared: Path, network: str) -> Classifier:
@@ -36,7 +44,15 @@ def load_classifier(shared: Path, network: str) -> Classifier:
 
 
 def load_images(shared: Path, name: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Images uint8 and labels: CIFAR-10 train (10k) and test, every second of CIFAR-100, MNIST."""
+    """Images uint8 and labels: CIFAR-10 train (10k) and test, or an OOD set, its labels without use.
+
+    Of CIFAR-100 every second test image.
+    """
+    if name in TARS:
+        with tarfile.open(shared / "data" / TARS[name]) as tar:
+            files = [tar.extractfile(member) for member in tar if member.isfile()]
+            images = [np.asarray(Image.open(file).convert("RGB")) for file in files if file]
+        return np.stack(images), np.zeros(len(images), dtype=np.int64)
     file = {"train": "cifar10_train10k", "test": "cifar10_test", "cifar100": "cifar100_test"}
     with np.load(shared / "data" / f"{file.get(name, name)}.npz") as data:
         if name == "mnist":
@@ -45,17 +61,25 @@ def load_images(shared: Path, name: str) -> tuple[np.ndarray[Any, Any], np.ndarr
         return data["images"][::step], data["labels"][::step]
 
 
-def extract_sets(shared: Path, network: str, folder: Path) -> dict[str, ActivationStore]:
-    """The activations of all four sets; labels only for those of CIFAR-10."""
+def extract_set(
+    shared: Path,
+    network: str,
+    name: str,
+    folder: Path,
+    requires: Requirements = NOTHING,
+    every: int = 1,
+) -> ActivationStore:
+    """The activations of one set, or of every so manieth image of it; labels for CIFAR-10 alone."""
+    images, labels = (values[::every] for values in load_images(shared, name))
+    known = name in ("train", "test")
+    batches = [
+        (images[i : i + 100], labels[i : i + 100]) if known else images[i : i + 100]
+        for i in range(0, len(images), 100)
+    ]
     classifier = load_classifier(shared, network)
-    stores = {}
-    for name in SETS:
-        images, labels = load_images(shared, name)
-        known = name in ("train", "test")
-        chunks = range(0, len(images), 100)
-        batches = [
-            (images[i : i + 100], labels[i : i + 100]) if known else images[i : i + 100]
-            for i in chunks
-        ]
-        stores[name] = extract(classifier, as_source(batches), folder / network / name)
-    return stores
+    return extract(classifier, as_source(batches), folder / network / name, requires=requires)
+
+
+def extract_sets(shared: Path, network: str, folder: Path) -> dict[str, ActivationStore]:
+    """The activations of the four ``SETS``."""
+    return {name: extract_set(shared, network, name, folder) for name in SETS}

@@ -50,6 +50,17 @@ class ResNet20(nn.Module):
         return self.linear(x.mean(dim=(2, 3)))
 
 
+def untrained_resnet20() -> ResNet20:
+    """A ResNet-20 with random weights whose logits differ from image to image."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = ResNet20()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_var.fill_(0.3)
+    return network.eval()
+
+
 class _Bottleneck(nn.Module):
     def __init__(self, inputs: int, growth: int) -> None:
         super().__init__()

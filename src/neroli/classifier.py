@@ -231,7 +231,8 @@ class Classifier:
             HeadPath.parse(self.head_name),
             None if std is None else images.new_tensor(std).view(-1, 1, 1),
         )
-        return {str(probe): probe(network, images).detach() for probe in requires.probes}
+        measured = [probe(network, images) for probe in requires.probes]
+        return {name: value.detach() for values in measured for name, value in values.items()}
 
     def weights_hash(self) -> str:
         """A hash of the model's parameters and buffers, by which saved guards know their model."""

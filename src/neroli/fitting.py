@@ -27,8 +27,8 @@ class Learner(Protocol):
     head: LinearHead | None
 
     @property
-    def requires(self) -> Requirements:
-        """What it needs beyond features and logits."""
+    def requires_to_fit(self) -> Requirements:
+        """What fitting needs beyond features and logits."""
 
     @property
     def assumes(self) -> tuple[Assumption, ...]:
@@ -76,10 +76,10 @@ def fit(
             f"{activations.num_classes} classes, the head {head.num_features} and "
             f"{head.num_classes}: they are of different models."
         )
-    demanding = [detector for detector in detectors if detector.requires != NOTHING]
+    demanding = [detector for detector in detectors if detector.requires_to_fit != NOTHING]
     for batch in islice(activations.batches(1) if demanding else (), 1):
         for detector in demanding:
-            detector.requires.check(batch)
+            detector.requires_to_fit.check(batch)
     learners = [InProgress.of_training(detector, head) for detector in detectors]
     unsure = any(detector.assumes for detector in detectors)
     facts = _advance_together(learners, activations, check=unsure)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -114,7 +113,15 @@ class Guard:
         """
         if not isinstance(training, ActivationStore):
             training = self._source(training, batch_size, labelled=True)
-        with self._activations_of(training, store, batch_size, progress) as activations:
+        self.classifier.check_requirements(self.detector.requires)  # before the work
+        with activations_of(
+            self.classifier,
+            training,
+            store,
+            batch_size=batch_size,
+            requires=self.detector.requires_to_fit,
+            progress=progress,
+        ) as activations:
             fit([self.detector], activations, self.classifier.head)
             origin = activations.origin
             assert origin is not None  # extracted by this classifier, or checked to be
@@ -172,7 +179,14 @@ class Guard:
         learns, labelled = learns_held_out(self.detector, head)
         if not isinstance(held_out, ActivationStore):
             held_out = self._source(held_out, batch_size, labelled=labelled)
-        with self._activations_of(held_out, store, batch_size, progress) as activations:
+        with activations_of(
+            self.classifier,
+            held_out,
+            store,
+            batch_size=batch_size,
+            requires=self.detector.requires,
+            progress=progress,
+        ) as activations:
             groups = activations.groups()
             fresh = self._known.held_out_rows(activations.digests(), groups)
             dropped = int((~fresh).sum())
@@ -337,18 +351,6 @@ class Guard:
         if not labelled:
             return without_labels(source)
         return with_classes(self.classifier, source)[0] if isinstance(source, Pictures) else source
-
-    def _activations_of(
-        self, images: Any, store: Path | str | None, batch_size: int, progress: bool | None
-    ) -> AbstractContextManager[ActivationStore]:
-        return activations_of(
-            self.classifier,
-            images,
-            store,
-            batch_size=batch_size,
-            requires=self.detector.requires,
-            progress=progress,
-        )
 
     def _check_weights(self, training: TrainingPart) -> None:
         if self.classifier.weights_hash() != training.weights_hash:

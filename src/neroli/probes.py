@@ -6,7 +6,7 @@ does that during extraction; its values travel with the activations in ``Activat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from neroli.errors import InvalidInput
 from neroli.head import HeadPath
 from neroli.running import LastCalls, run, watched
 
@@ -58,12 +59,46 @@ class Network:
             (gradient,) = torch.autograd.grad(loss(self.logits(leaf.clone())), leaf)
         return gradient
 
+    def layer_gradients(
+        self, images: Tensor, layers: Sequence[str], loss: Callable[[Tensor], Tensor]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """What layers return, and the gradient of a loss of the logits there.
+
+        Raises:
+            InvalidInput: if a layer returns no tensor, or the logits do not depend on it.
+        """
+        outputs: dict[str, Tensor] = {}
+
+        def keep(layer: str) -> Change:
+            def change(output: Tensor) -> Tensor:
+                if not isinstance(output, Tensor):
+                    raise InvalidInput(f"The layer {layer!r} returns no tensor: name another.")
+                # the first of the layers is where the graph of a frozen model begins
+                kept = output if output.requires_grad else output.detach().requires_grad_()
+                outputs[layer] = kept
+                return kept.clone()  # what follows may work in place
+
+            return change
+
+        with torch.enable_grad():
+            total = loss(self.logits(images, {layer: keep(layer) for layer in layers}))
+            inputs = list(outputs.values()) if total.requires_grad else []
+            found = torch.autograd.grad(total, inputs, allow_unused=True) if inputs else ()
+        gradients = dict(zip(outputs, found, strict=False))  # none where no layer was reached
+        for layer in layers:
+            if gradients.get(layer) is None:
+                raise InvalidInput(f"The logits do not depend on layer {layer!r}: name another.")
+        return [(outputs[layer].detach(), gradients[layer]) for layer in layers]
+
 
 class Probe(Protocol):
-    """Measures images; a frozen dataclass, whose ``str()`` names its values in ``extras``."""
+    """Measures images; a frozen dataclass, whose ``str()`` tells it from others."""
 
-    def __call__(self, network: Network, images: Tensor) -> Tensor:
-        """A value for every image, ``[N]`` or ``[N, K]``."""
+    def __call__(self, network: Network, images: Tensor) -> dict[str, Tensor]:
+        """Values of every image, each ``[N]`` or ``[N, K]``, by the names they have in extras."""
+
+    def names(self) -> tuple[str, ...]:
+        """These names."""
 
     def layers(self) -> tuple[str, ...]:
         """The layers it needs by name."""

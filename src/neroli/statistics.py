@@ -224,14 +224,7 @@ class Reservoir(Statistic[Tensor]):
 
     def update(self, batch: Activations) -> None:
         rows = batch.quantity(self.of)
-        names: list[bytes] = (
-            [row.tobytes() for row in rows.cpu().numpy()]
-            if batch.ids is None
-            else [i.encode(errors="surrogateescape") for i in batch.ids]
-        )
-        key = str(self.seed).encode()
-        digests = b"".join(hashlib.blake2b(n, digest_size=8, key=key).digest() for n in names)
-        self._add(np.frombuffer(digests, dtype=">u8"), rows)
+        self._add(keyed_hashes(batch, rows, self.seed), rows)
 
     def merge(self, other: Self) -> None:
         for keys, rows in zip(other._keys, other._rows, strict=True):
@@ -265,6 +258,18 @@ class Reservoir(Statistic[Tensor]):
         required(self._rows or None)
         self._keep_smallest()
         return self._rows[0]
+
+
+def keyed_hashes(batch: Activations, rows: Tensor, seed: int) -> np.ndarray[Any, Any]:
+    """A hash of every image's id, of its row ``[N, K]`` where it has none, ``[N]`` unsigned."""
+    names: list[bytes] = (
+        [row.tobytes() for row in rows.cpu().numpy()]
+        if batch.ids is None
+        else [i.encode(errors="surrogateescape") for i in batch.ids]
+    )
+    key = str(seed).encode()
+    digests = b"".join(hashlib.blake2b(n, digest_size=8, key=key).digest() for n in names)
+    return np.frombuffer(digests, dtype=">u8")
 
 
 T = TypeVar("T")

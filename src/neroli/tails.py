@@ -1,4 +1,4 @@
-"""The largest values of every class, a mergeable statistic: what extreme-value fits learn from."""
+"""The extremes of every class as mergeable statistics: largest values, and bounds of rows."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from neroli.activations import Activations, Quantity
-from neroli.errors import InvalidInput
-from neroli.moments import Counting
+from neroli.errors import InvalidInput, NotEnoughImages
+from neroli.moments import Counting, Labelling
 from neroli.statistics import Statistic, accumulator, required
 
 
@@ -67,3 +67,64 @@ class ClassLargest(Statistic[Tensor]):
 
     def finalize(self) -> Tensor:
         return required(self._largest)
+
+
+@dataclass(frozen=True, eq=False)
+class Bounds:
+    """The least and the largest values of every class, ``[C, K]`` each."""
+
+    low: Tensor
+    high: Tensor
+
+
+@dataclass
+class ClassBounds(Statistic[Bounds]):
+    """The least and the largest values of a quantity ``[N, K]`` in every class.
+
+    A class without any image has the bounds of all classes.
+
+    Args:
+        of: the quantity.
+        labels: count an image for its true or for its predicted class.
+        unless: a quantity ``[N]`` that is not zero for images that do not count at all.
+    """
+
+    of: Quantity
+    labels: Labelling
+    unless: Quantity
+    _low: Tensor | None = accumulator()
+    _high: Tensor | None = accumulator()
+
+    @property
+    def needs_labels(self) -> bool:
+        return self.labels == "true"
+
+    def update(self, batch: Activations) -> None:
+        counted = batch.quantity(self.unless) == 0
+        values = batch.quantity(self.of)[counted]
+        classes = batch.predictions if self.labels == "predicted" else batch.labels
+        assert classes is not None, "fitting checks that labels are there"
+        index = classes[counted, None].expand_as(values)
+        low = values.new_full((batch.num_classes, values.shape[1]), torch.inf)
+        self._add(
+            low.scatter_reduce(0, index, values, "amin"),
+            (-low).scatter_reduce(0, index, values, "amax"),
+        )
+
+    def merge(self, other: Self) -> None:
+        if other._low is not None and other._high is not None:
+            self._add(other._low, other._high)
+
+    def _add(self, low: Tensor, high: Tensor) -> None:
+        if self._low is not None and self._high is not None:
+            low, high = torch.minimum(self._low, low), torch.maximum(self._high, high)
+        self._low, self._high = low, high
+
+    def finalize(self) -> Bounds:
+        low, high = required(self._low), required(self._high)
+        if not torch.isfinite(low).any():
+            raise NotEnoughImages("No training image counts for the bounds: give more images.")
+        empty = torch.isinf(low)
+        return Bounds(
+            torch.where(empty, low.amin(dim=0), low), torch.where(empty, high.amax(dim=0), high)
+        )

@@ -12,19 +12,17 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from neroli.activations import Activations
 from neroli.discovery import close
 from neroli.errors import HeadNotFound, InvalidInput
+from neroli.pooling import Axis, Pooling, pooled, unclear_channels
 from neroli.probes import Probe
 from neroli.running import Watcher, run, watched
 from neroli.validation import check_types
 
-Pooling = Literal["mean", "max", "sum"]
 Side = Literal["input", "output"]
-Axis = Literal["first", "last"]
 PREPOOL = ("prepool_max", "prepool_mean")
 """Names of the pre-pool map's spatial maximum and mean in ``Activations.extras``."""
 
@@ -84,7 +82,7 @@ class Tap:
 
     Args:
         layer: path of the module, or more exactly a ``Site``.
-        pooling: how each channel is brought to one number an image.
+        pooling: how each channel is brought to one number an image, or to one for each power.
 
     Raises:
         InvalidInput: if the pooling is unknown or the layer malformed.
@@ -102,6 +100,16 @@ class Tap:
 
 
 @dataclass(frozen=True)
+class Tapped:
+    """What a tap gave, ``[N, K]``: a quantity for statistics."""
+
+    name: str
+
+    def __call__(self, batch: Activations) -> Tensor:
+        return batch.taps[self.name]
+
+
+@dataclass(frozen=True)
 class Requirements:
     """What detectors need beyond features and logits.
 
@@ -109,7 +117,7 @@ class Requirements:
         taps: pooled outputs of layers.
         prepool: spatial maximum and mean of the map that is pooled into the features, as
             ``Activations.extras["prepool_max"]`` and ``["prepool_mean"]``.
-        probes: what is measured on the images, as ``Activations.extras[str(probe)]``.
+        probes: what is measured on the images, as ``Activations.extras`` of their ``names()``.
     """
 
     taps: tuple[Tap, ...] = ()
@@ -132,7 +140,8 @@ class Requirements:
         lacking = [str(tap) for tap in self.taps if str(tap) not in batch.taps]
         if self.prepool:
             lacking += [name for name in PREPOOL if name not in batch.extras]
-        lacking += [str(probe) for probe in self.probes if str(probe) not in batch.extras]
+        measured = [name for probe in self.probes for name in probe.names()]
+        lacking += [name for name in measured if name not in batch.extras]
         if lacking:
             raise InvalidInput(
                 f"The activations lack {lacking[0]!r}, which the detector requires: extract them "
@@ -141,30 +150,6 @@ class Requirements:
 
 
 NOTHING = Requirements()
-
-
-def pooled(values: Tensor, pooling: Pooling, channels: Axis | None = None) -> Tensor:
-    """What a layer returned, pooled over all but images and channels.
-
-    Args:
-        values: ``[N, C]``, tokens ``[N, T, C]`` or a map ``[N, C, H, W]`` or ``[N, H, W, C]``.
-        pooling: how.
-        channels: "first" or "last"; None: last of tokens, found out of maps.
-
-    Returns:
-        ``[N, C]`` float32, or float64 if they are.
-
-    Raises:
-        InvalidInput: if it has no channels, or a map does not tell where they are.
-    """
-    if values.ndim < 2:
-        raise InvalidInput(f"A layer that returns {list(values.shape)} cannot be tapped.")
-    values = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
-    if values.ndim == 2:
-        return values
-    last = channels == "last" or (channels is None and _channels_are_last(values))
-    flat = values.flatten(1, -2) if last else values.flatten(2).transpose(1, 2)
-    return flat.amax(1) if pooling == "max" else getattr(flat, pooling)(1)
 
 
 def watchers_of(
@@ -191,29 +176,12 @@ def _pooling_watcher(tap: Tap, name: str, square: bool, into: dict[str, Tensor])
             what = "no tensor" if value is None else f"{value.dtype} of shape {list(value.shape)}"
             raise InvalidInput(f"The layer {tap.layer!r} cannot be tapped: it yields {what}.")
         if value.ndim == 4 and not square and site.channels is None:
-            raise InvalidInput(_unclear(value))  # of oblong images a map may be square by chance
+            # the maps of oblong images may be square by chance
+            raise InvalidInput(unclear_channels(value))
         # a copy, since [N, C] is not pooled and may be changed in place
         into[name] = pooled(value, tap.pooling, site.channels).clone()
 
     return note
-
-
-def _channels_are_last(values: Tensor) -> bool:
-    if values.ndim != 4:
-        return values.ndim == 3
-    shape = values.shape
-    if shape[2] == shape[3]:
-        return False
-    if shape[1] == shape[2]:
-        return True
-    raise InvalidInput(_unclear(values))
-
-
-def _unclear(values: Tensor) -> str:
-    return (
-        f"A map of shape {list(values.shape)} does not tell where its channels are: name the layer "
-        "with '@first' or '@last'."
-    )
 
 
 def find_prepool(model: nn.Module, images: Tensor, features: Tensor) -> Site:

@@ -13,8 +13,9 @@ from neroli.errors import ArtefactError, InvalidInput, NotFitted
 
 EVERY = pytest.mark.parametrize("name", names())
 
-NOISE_SIZE = {"ncdd": 0.5}
-"""NCDD goes by the size of the features more than by their pattern, see its docstring."""
+NOISE_SIZE = {"ncdd": 0.5, "gram": 3.0}
+"""NCDD goes by the size of the features more than by their pattern, see its docstring; Gram scores
+what stays within the range of training zero."""
 
 LIMITED = {"ensemble": {"members": [KNN(bank_size=100), "vim"]}}
 """Whose members keep a bank of training images, which is limited."""
@@ -27,7 +28,14 @@ def equipped(batch: Activations, name: str) -> Activations:
     """The batch with what the detector requires of the network, made from its features."""
     requires = create(name).requires
     taps = {str(tap): batch.features[:, i:] for i, tap in enumerate(requires.taps)}
-    extras = dict.fromkeys(map(str, requires.probes), batch.logits)
+    extras = dict.fromkeys(
+        (name for probe in requires.probes for name in probe.names()), batch.logits
+    )
+    if name == "nac_ue":
+        extras = {
+            effect: 2 * batch.logits / alpha
+            for effect, alpha in zip(extras, create(name).hyperparameters()["alpha"], strict=False)
+        }
     if name in ("odin", "i_odin"):
         extras = dict.fromkeys(extras, (batch.logits / 1000).softmax(1).amax(1))
     if requires.prepool:

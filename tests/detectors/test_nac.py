@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from neroli import Activations, LinearHead
-from neroli.detectors import NAC
+from neroli import Activations, Classifier, LinearHead
+from neroli.detectors import NAC, NACUE
 from neroli.detectors.nac import NeuronStates, bin_edges
+from neroli.errors import InvalidInput
+from networks import untrained_resnet20
 
 
 def test_states_are_those_of_the_gradient(training: Activations, head: LinearHead) -> None:
@@ -63,3 +65,84 @@ def test_states_at_both_ends_lie_in_a_bin(training: Activations, head: LinearHea
     assert NeuronStates(head, 1e9)(training).max() == 1
     scores = nac.score(training)
     assert (scores < 0).all() and (scores >= -1).all()
+
+
+LAYERS = ("layer1", "layer2")
+IMAGES = torch.randn(30, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+
+
+def states_by_autograd(alpha: tuple[float, ...]) -> list[np.ndarray]:
+    """Of ResNet-20's first two stages and its features, image by image."""
+    network, states = untrained_resnet20(), []
+    for image in IMAGES:
+        x = torch.relu(network.bn1(network.conv1(image[None])))
+        first = network.layer1(x)
+        second = network.layer2(first)
+        features = network.layer3(second).mean(dim=(2, 3))
+        loss = -network.linear(features).log_softmax(dim=1).mean()
+        kept = (first, second, features)
+        gradients = torch.autograd.grad(loss, kept)
+        row = [
+            torch.sigmoid(a * v.flatten(2).sum(2)[0] * g.flatten(2).sum(2)[0])
+            if v.ndim == 4
+            else torch.sigmoid(a * v[0] * g[0])
+            for a, v, g in zip(alpha, kept, gradients, strict=True)
+        ]
+        states.append([layer.detach().numpy() for layer in row])
+    return [np.stack(layer) for layer in zip(*states, strict=True)]
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_layers_are_covered_by_their_gradient_states(frozen: bool) -> None:
+    network = untrained_resnet20().requires_grad_(not frozen)
+    alpha, bins, full = (0.5, 2.0, 50.0), (10, 20, 30), (2.0, 3.0, 4.0)
+    detector = NACUE(LAYERS, bins, full, alpha, images=None)
+    classifier = Classifier(network)
+    training = classifier(IMAGES[:20], requires=detector.requires)
+    new = classifier(IMAGES[20:], requires=detector.requires)
+    assert not new.extras["layer1:effect"].requires_grad
+    head = LinearHead(network.linear.weight.detach(), network.linear.bias.detach())
+    expected = np.zeros(10)
+    for states, number, enough in zip(states_by_autograd(alpha), bins, full, strict=True):
+        edges = bin_edges(number).numpy()
+        for j in range(states.shape[1]):
+            counts = np.histogram(states[:20, j], edges)[0]
+            place = np.searchsorted(edges, states[20:, j], "right") - 1
+            expected -= np.minimum(counts / enough, 1)[place] / states.shape[1] / 3
+    scores = detector.fit(training, head).score(new)
+    # a state at an edge may fall to either side by rounding, which changes one neuron's share
+    np.testing.assert_allclose(scores, expected, atol=0.02)
+    assert np.abs(scores.numpy() - expected).mean() < 1e-3
+
+
+def test_a_network_that_works_in_place_gives_the_same_effects() -> None:
+    class InPlace(torch.nn.Module):
+        def __init__(self, body: torch.nn.Module) -> None:
+            super().__init__()
+            self.body = body
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            body = self.body
+            x = body.layer1(torch.relu(body.bn1(body.conv1(x)))).mul_(2.0).mul_(0.5)
+            return body.linear(body.layer3(body.layer2(x)).mean(dim=(2, 3)))
+
+    plain = NACUE(("layer1",), (4, 4), (1, 1), (1, 1))
+    wrapped = NACUE(("body.layer1",), (4, 4), (1, 1), (1, 1))
+    network = untrained_resnet20()
+    expected = Classifier(network)(IMAGES, requires=plain.requires).extras["layer1:effect"]
+    batch = Classifier(InPlace(network))(IMAGES, requires=wrapped.requires)
+    torch.testing.assert_close(batch.extras["body.layer1:effect"], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_layers_and_their_settings_must_match() -> None:
+    with pytest.raises(InvalidInput, match="alpha must be 3 numbers above 0.*got"):
+        NACUE(LAYERS, (50, 50, 50), (1, 1, 1), (1, 1))
+    with pytest.raises(InvalidInput, match="bins must be 4 numbers of at least 4"):
+        NACUE(bins=(2, 50, 50, 50))
+    with pytest.raises(InvalidInput, match="layers is empty"):
+        NACUE(())
+    lone = NACUE(("elsewhere",), (4, 4), (1, 1), (1, 1))
+    network = untrained_resnet20()
+    network.elsewhere = torch.nn.Identity()
+    with pytest.raises(InvalidInput, match="elsewhere"):
+        Classifier(network)(IMAGES, requires=lone.requires)

@@ -8,10 +8,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neroli import Classifier, Guard, Preprocessing, extract
-from neroli.detectors import IODIN, NAP, ODIN, Mahalanobis, MultiLayerMahalanobis, RankFeat
+from neroli.detectors import (
+    IODIN,
+    NAP,
+    ODIN,
+    Mahalanobis,
+    MultiLayerMahalanobis,
+    RankFeat,
+    create,
+)
 from neroli.detectors.rank_feat import without_first_rank
 from neroli.errors import InvalidInput
-from networks import ResNet20
+from networks import ResNet20, untrained_resnet20
 
 DRAW = torch.Generator().manual_seed(5)
 IMAGES = torch.randn(6, 3, 32, 32, generator=DRAW)
@@ -20,12 +28,7 @@ STD = (0.2, 0.25, 0.3)
 
 @pytest.fixture(scope="module")
 def model() -> nn.Module:
-    torch.manual_seed(0)
-    network = ResNet20()
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_var.fill_(0.3)  # so that logits differ
-    return network.eval()
+    return untrained_resnet20()
 
 
 @pytest.fixture
@@ -161,12 +164,12 @@ def naive_whitening(values: Tensor, labels: Tensor) -> Tensor:
     return torch.linalg.inv(0.9 * covariance + 0.1 * sphere)
 
 
-@pytest.mark.parametrize("kind", ["odin", "nap", "rank_feat"])
+@pytest.mark.parametrize("kind", ["odin", "nap", "rank_feat", "nac_ue", "gram"])
 def test_a_guard_keeps_what_these_need_and_loads_again(
     classifier: Classifier, model: nn.Module, tmp_path: Path, kind: str
 ) -> None:
-    layers = ("layer3", "layer2")
-    detector = {"odin": ODIN(), "nap": NAP(), "rank_feat": RankFeat(layers)}[kind]
+    layered = {"rank_feat": ("layer3", "layer2"), "gram": ("layer1", "layer3")}
+    detector = create(kind, **({"layers": layered[kind]} if kind in layered else {}))
     many = list(torch.randn(120, 3, 32, 32, generator=DRAW).split(40))
     guard = Guard(classifier, detector).fit(many[:1]).calibrate(many[1:])
     guard.save(tmp_path / "guard")

@@ -19,6 +19,7 @@ from neroli.detectors.feature_masking import FeatureMasking
 from neroli.detectors.feature_norm import FeatureNorm
 from neroli.detectors.gen import GEN
 from neroli.detectors.grad_norm import GradNorm
+from neroli.detectors.gram import Gram
 from neroli.detectors.itp import ITP
 from neroli.detectors.kl_matching import KLMatching
 from neroli.detectors.knn import KNN
@@ -27,7 +28,7 @@ from neroli.detectors.mahalanobis import Mahalanobis, RelativeMahalanobis
 from neroli.detectors.max_logit import MaxLogit
 from neroli.detectors.msp import MSP
 from neroli.detectors.multi_layer_mahalanobis import MultiLayerMahalanobis
-from neroli.detectors.nac import NAC
+from neroli.detectors.nac import NAC, NACUE
 from neroli.detectors.nap import NAP
 from neroli.detectors.ncdd import NCDD
 from neroli.detectors.neco import NECO
@@ -60,6 +61,7 @@ __all__ = [
     "KNN",
     "MSP",
     "NAC",
+    "NACUE",
     "NAP",
     "NCDD",
     "NECO",
@@ -79,6 +81,7 @@ __all__ = [
     "FeatureMasking",
     "FeatureNorm",
     "GradNorm",
+    "Gram",
     "KLMatching",
     "LINe",
     "Learning",
@@ -167,6 +170,8 @@ _SHIPPED: tuple[type[Detector], ...] = (
     ODIN,
     IODIN,
     MultiLayerMahalanobis,
+    NACUE,
+    Gram,
     NAP,
     RankFeat,
     Ensemble,

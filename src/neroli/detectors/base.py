@@ -52,6 +52,11 @@ class Detector(ABC):
         """What it needs beyond features and logits, as its hyper-parameters are now."""
         return NOTHING
 
+    @property
+    def requires_to_fit(self) -> Requirements:
+        """What of that fitting needs: nothing if nothing is learned."""
+        return self.requires if self._learned_fields() else NOTHING
+
     def __post_init__(self) -> None:
         """Check the hyper-parameters, and convert them to their types.
 

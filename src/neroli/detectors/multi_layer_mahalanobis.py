@@ -17,7 +17,7 @@ from neroli.errors import InvalidInput
 from neroli.fitting import Learning
 from neroli.head import LinearHead
 from neroli.moments import ClassMoments, Covariance, Labelling
-from neroli.taps import Requirements, Tap
+from neroli.taps import Requirements, Tap, Tapped
 
 
 @dataclass(eq=False)
@@ -77,7 +77,7 @@ class MultiLayerMahalanobis(Detector):
         return Requirements(tuple(Tap(layer) for layer in self.layers))
 
     def learn(self, head: LinearHead) -> Learning:
-        layers = [_Tapped(str(tap)) for tap in self.requires.taps]
+        layers = [Tapped(str(tap)) for tap in self.requires.taps]
         results = yield (
             *(Covariance(layer) for layer in layers),
             *(ClassMoments(layer, self.labels, allow_empty=True) for layer in layers),
@@ -105,13 +105,3 @@ class MultiLayerMahalanobis(Detector):
             distances.append(nearest(whitened, means))
             centre, whiten, mean = centre + width, whiten + width * kept, mean + classes * kept
         return 0.5 * torch.stack(distances).mean(dim=0)
-
-
-@dataclass(frozen=True)
-class _Tapped:
-    """What a tap gave, ``[N, K]``: a quantity for statistics."""
-
-    name: str
-
-    def __call__(self, batch: Activations) -> Tensor:
-        return batch.taps[self.name]

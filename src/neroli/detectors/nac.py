@@ -1,7 +1,8 @@
-"""NAC: whether the states of the neurons were covered by training images."""
+"""NAC: whether the states of the neurons were covered by training images, at one or more layers."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,9 +12,13 @@ from torch import Tensor
 from neroli.activations import Activations
 from neroli.detectors.about import Paper, parameter
 from neroli.detectors.base import Detector, learned
+from neroli.errors import InvalidInput
 from neroli.fitting import Learning
 from neroli.head import LinearHead
 from neroli.histograms import BinCounts
+from neroli.pooling import pooled
+from neroli.probes import Network
+from neroli.taps import Requirements
 
 
 @dataclass(eq=False)
@@ -37,7 +42,7 @@ class NAC(Detector):
     try other O: on features of a CIFAR-10 DenseNet, AUROC 0.75 as it is, 0.81 with O = 50 of 4,000
     images. Published (O, M, alpha) of this layer: CIFAR-10 (50, 50, 100) and CIFAR-100 (50, 50, 50)
     on ResNet-18, ImageNet (10, 50, 3000) on ResNet-50 and, of 50,000 images, (500, 50, 100) on
-    ViT-B/16. The authors add three earlier layers, which this one leaves out.
+    ViT-B/16. The authors add three earlier layers: see ``NACUE``.
 
     Source: Liu et al., ICLR 2024, arXiv 2306.02879, and the authors' program, which defines the
     bins.
@@ -68,16 +73,13 @@ class NAC(Detector):
     def learn(self, head: LinearHead) -> Learning:
         edges = bin_edges(self.bins)
         counts = yield BinCounts(NeuronStates(head, self.alpha), tuple(edges.tolist()))
-        total = counts[0].sum()
-        scale = 1.0 if self.images is None else self.images / total
-        self.coverage = (counts.to(torch.float64) * scale / self.full).clamp(max=1)
+        self.coverage = _covered_share(counts, self.full, self.images)
         self.edges = edges
 
     def compute(self, batch: Activations) -> Tensor:
         assert self.head is not None
         states = NeuronStates(self.head, self.alpha)(batch)
-        index = torch.bucketize(states.contiguous(), self.edges, right=True) - 1
-        return -self.coverage.T.gather(0, index).mean(dim=1)
+        return -_mean_coverage(self.coverage, self.edges, states)
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,18 @@ class NeuronStates:
         return (self.alpha * batch.features * gradient).sigmoid()
 
 
+def _covered_share(counts: Tensor, full: float, images: int | None) -> Tensor:
+    """How far every bin is covered, 0 to 1, of its counts ``[K, bins]`` scaled to ``images``."""
+    scale = 1.0 if images is None else images / counts[0].sum()
+    return (counts.to(torch.float64) * scale / full).clamp(max=1)
+
+
+def _mean_coverage(coverage: Tensor, edges: Tensor, states: Tensor) -> Tensor:
+    """Mean over neurons of the coverage ``[K, bins]`` of their states ``[N, K]``, ``[N]``."""
+    index = torch.bucketize(states.contiguous(), edges, right=True) - 1
+    return coverage.T.gather(0, index).mean(dim=1)
+
+
 def bin_edges(number: int) -> Tensor:
     """The edges ``[number]`` of the half-open bins; the last bin is always empty.
 
@@ -106,3 +120,142 @@ def bin_edges(number: int) -> Tensor:
     upper = 1 - lower.flip(0)
     upper[-1] += 0.01
     return torch.cat([lower[:-1], upper, torch.tensor([1.2], dtype=torch.float64)])
+
+
+@dataclass(frozen=True)
+class NeuronEffects:
+    """At every layer, activation times gradient, each summed over space or tokens, ``[N, K]``.
+
+    The gradient is that of the mean over classes of ``-log p_c``.
+    """
+
+    paths: tuple[str, ...]
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(f"{path}:effect" for path in self.paths)
+
+    def layers(self) -> tuple[str, ...]:
+        return self.paths
+
+    def __call__(self, network: Network, images: Tensor) -> dict[str, Tensor]:
+        found = network.layer_gradients(images, self.paths, _distance_from_uniform)
+        effects = (pooled(values, "sum") * pooled(gradient, "sum") for values, gradient in found)
+        return dict(zip(self.names(), effects, strict=True))
+
+
+def _distance_from_uniform(logits: Tensor) -> Tensor:
+    return -logits.log_softmax(dim=1).mean(dim=1).sum()
+
+
+@dataclass(eq=False)
+class NACUE(Detector):
+    """NAC-UE: minus the coverage of the neurons' states at several layers, the mean over layers.
+
+    As ``NAC`` at the penultimate layer, and at earlier ones with ``s = sigmoid(alpha h g)``, where
+    h is what a channel returns, summed over space or tokens, and g the gradient there, summed too.
+
+    Args:
+        layers: paths of the earlier layers; the default is that of torchvision's and timm's
+            ResNets.
+        bins: M, the number of bin edges, of each layer and, last, of the penultimate one.
+        full: O, from how many training images in it a bin is fully covered; likewise.
+        alpha: steepness of the sigmoid; likewise.
+        images: the number of training images O is meant for, as in ``NAC``.
+
+    The defaults are the authors' for CIFAR-10 on ResNet-18. Theirs for other networks, (O, M,
+    alpha) from the lowest layer: CIFAR-100 on ResNet-18 (5, 50, .005), (500, 50, 1), (500, 1000,
+    10), (50, 50, 50); ImageNet on ResNet-50 (5000, 1000, 1), (50, 500, .01), (500, 50, 300), (10,
+    50, 3000), all of 1,000 training images. They were tuned on OOD images, and alpha spans six
+    orders of magnitude: on another network, look at the result before you trust it.
+
+    It runs the network once more for every image, and once backwards to the lowest layer.
+
+    Source: Liu et al., ICLR 2024, arXiv 2306.02879, and the authors' program, which defines the
+    bins.
+    """
+
+    name: ClassVar[str] = "nac_ue"
+    paper: ClassVar[Paper | None] = NAC.paper
+    measures: ClassVar[str] = "minus the coverage of the neurons' states at several layers"
+
+    layers: tuple[str, ...] = parameter(("layer1", "layer2", "layer3"), "paths of earlier layers")
+    bins: tuple[int, ...] = parameter(
+        (500, 50, 500, 50), "edges of the bins of a neuron's state, by layer"
+    )
+    full: tuple[float, ...] = parameter(
+        (100.0, 5.0, 100.0, 50.0), "images from which a bin is fully covered, by layer"
+    )
+    alpha: tuple[float, ...] = parameter(
+        (0.001, 0.001, 1000.0, 100.0), "steepness of the sigmoid of the state, by layer"
+    )
+    images: int | None = parameter(
+        1000, "training images that counts are scaled to; None: not scaled", at_least=1
+    )
+
+    coverage: Tensor = learned()
+    """How far every bin of every neuron is covered, 0 to 1, of all layers behind one another."""
+    widths: Tensor = learned()
+    """Number of neurons of every layer, ``[L + 1]``."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.layers:
+            raise InvalidInput("layers is empty: name at least one, or take the detector 'nac'.")
+        for name in ("bins", "full", "alpha"):
+            values = getattr(self, name)
+            least = 4 if name == "bins" else 0
+            if len(values) != len(self.layers) + 1 or not all(
+                least <= value < float("inf") and value > 0 for value in values
+            ):
+                above = "of at least 4" if least else "above 0"
+                raise InvalidInput(
+                    f"{name} must be {len(self.layers) + 1} numbers {above}, one for each of "
+                    f"layers and one for the penultimate layer, got {values}."
+                )
+
+    @property
+    def requires(self) -> Requirements:
+        return Requirements(probes=(self._probe(),))
+
+    def learn(self, head: LinearHead) -> Learning:
+        counts = yield tuple(
+            BinCounts(states, tuple(bin_edges(bins).tolist()))
+            for states, bins in zip(self._states(head), self.bins, strict=True)
+        )
+        covered = [
+            _covered_share(c, o, self.images) for c, o in zip(counts, self.full, strict=True)
+        ]
+        self.coverage = torch.cat([layer.flatten() for layer in covered])
+        self.widths = torch.tensor([len(layer) for layer in covered])
+
+    def compute(self, batch: Activations) -> Tensor:
+        assert self.head is not None
+        means, start = [], 0
+        for states, bins, width in zip(
+            self._states(self.head), self.bins, self.widths.tolist(), strict=True
+        ):
+            edges = bin_edges(bins).to(batch.features)
+            size = width * (len(edges) - 1)
+            coverage = self.coverage[start : start + size].view(width, -1)
+            means.append(_mean_coverage(coverage, edges, states(batch).to(edges.dtype)))
+            start += size
+        return -torch.stack(means).mean(dim=0)
+
+    def _states(self, head: LinearHead) -> list[Callable[[Activations], Tensor]]:
+        names, (*alphas, last) = self._probe().names(), self.alpha
+        earlier = [_LayerStates(n, alpha) for n, alpha in zip(names, alphas, strict=True)]
+        return [*earlier, NeuronStates(head, last)]
+
+    def _probe(self) -> NeuronEffects:
+        return NeuronEffects(self.layers)
+
+
+@dataclass(frozen=True)
+class _LayerStates:
+    """The states of a layer's neurons, ``[N, K]``, in 0..1: a quantity for statistics."""
+
+    name: str
+    alpha: float
+
+    def __call__(self, batch: Activations) -> Tensor:
+        return (self.alpha * batch.extras[self.name]).sigmoid()

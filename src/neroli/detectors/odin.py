@@ -30,17 +30,21 @@ class SteppedConfidence:
     epsilon: float
     single: bool
 
+    def names(self) -> tuple[str, ...]:
+        return (str(self),)
+
     def layers(self) -> tuple[str, ...]:
         return ()
 
-    def __call__(self, network: Network, images: Tensor) -> Tensor:
+    def __call__(self, network: Network, images: Tensor) -> dict[str, Tensor]:
         if self.epsilon > 0:
             gradient = network.gradient(images, self._loss)
             step = (self._largest(gradient) if self.single else gradient).sign()
             scale = self.epsilon if network.std is None else self.epsilon / network.std
             images = images - scale * step
         # in float64: at T = 1000 all probabilities are close to 1 / C
-        return (network.logits(images).double() / self.temperature).softmax(1).amax(1)
+        scaled = network.logits(images).double() / self.temperature
+        return {str(self): scaled.softmax(1).amax(1)}
 
     def _loss(self, logits: Tensor) -> Tensor:
         scaled = logits / self.temperature

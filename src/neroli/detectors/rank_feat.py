@@ -22,12 +22,15 @@ class RankReducedLogits:
 
     paths: tuple[str, ...]
 
+    def names(self) -> tuple[str, ...]:
+        return (str(self),)
+
     def layers(self) -> tuple[str, ...]:
         return self.paths
 
-    def __call__(self, network: Network, images: Tensor) -> Tensor:
+    def __call__(self, network: Network, images: Tensor) -> dict[str, Tensor]:
         reduced = [network.logits(images, {path: without_first_rank}) for path in self.paths]
-        return torch.stack(reduced).mean(dim=0)
+        return {str(self): torch.stack(reduced).mean(dim=0)}
 
 
 def without_first_rank(maps: Tensor) -> Tensor:
