@@ -44,9 +44,9 @@ def load_classifier(shared: Path, network: str) -> Classifier:
 
 
 def load_images(shared: Path, name: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Images uint8 and labels: CIFAR-10 train (10k) and test, or an OOD set, its labels without use.
+    """Images uint8 and labels, which only those of CIFAR-10 (train: 10k, test) are used of.
 
-    Of CIFAR-100 every second test image.
+    Of CIFAR-100 it is every second test image.
     """
     if name in TARS:
         with tarfile.open(shared / "data" / TARS[name]) as tar:

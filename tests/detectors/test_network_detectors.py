@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from neroli import Classifier, Guard, Preprocessing, extract
+from neroli import ActivationStore, Classifier, Guard, Preprocessing, extract
 from neroli.detectors import (
     IODIN,
     NAP,
@@ -177,3 +177,17 @@ def test_a_guard_keeps_what_these_need_and_loads_again(
     torch.testing.assert_close(loaded(IMAGES).score, guard(IMAGES).score)
     (batch,) = guard.stream([IMAGES])
     torch.testing.assert_close(batch.verdicts.score, guard(IMAGES).score)
+
+
+def test_fitting_does_not_measure_what_nothing_is_learned_from(
+    classifier: Classifier, tmp_path: Path
+) -> None:
+    many = list(torch.randn(120, 3, 32, 32, generator=DRAW).split(40))
+    guard = Guard(classifier, ODIN()).fit(many[:1], store=tmp_path / "training")
+    guard.calibrate(many[1:], store=tmp_path / "held_out")
+    assert ActivationStore(tmp_path / "training").load().extras == {}
+    (name,) = ActivationStore(tmp_path / "held_out").load().extras
+    assert name.startswith("SteppedConfidence")
+    lacking = RankFeat(layers=("nowhere",))
+    with pytest.raises(InvalidInput, match="no module 'nowhere'"):
+        Guard(classifier, lacking).fit(many[:1])
