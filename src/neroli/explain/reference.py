@@ -1,0 +1,115 @@
+"""What is usual: the evidence of the training images, learned in the passes of the detector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neroli.activations import Activations
+from neroli.assumptions import Assumption
+from neroli.detectors import Detector
+from neroli.explain.examples import LargestImages, TopImages
+from neroli.fitting import Learning
+from neroli.head import LinearHead
+from neroli.moments import ClassMoments
+from neroli.relevance import ClassEvidence
+from neroli.statistics import Reservoir, Statistic
+from neroli.taps import NOTHING, Requirements
+
+ID_BYTES = 16
+"""Length of an image's id, the hash of its content."""
+
+
+@dataclass(eq=False)
+class Reference:
+    """The usual evidence of every class, and the images that show what a neuron stands for.
+
+    It is fitted beside a detector: ``fit([detector, reference], ...)``.
+
+    Args:
+        detector: the one to explain, which says what counts as evidence.
+        top: how many training images are kept of each neuron.
+        by_activation: keep those with the largest activation too.
+        examples: how many training images, chosen by a hash of their ids, are kept with their
+            evidence to look for the nearest; 0 for none.
+    """
+
+    detector: Detector
+    top: int = 9
+    by_activation: bool = False
+    examples: int = 0
+
+    head: LinearHead | None = field(default=None, init=False, repr=False)
+    state: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def requires_to_fit(self) -> Requirements:
+        return NOTHING
+
+    @property
+    def assumes(self) -> tuple[Assumption, ...]:
+        return ()
+
+    def forget(self) -> None:
+        """Drop everything learned."""
+        self.head, self.state = None, {}
+
+    def learn(self, head: LinearHead) -> Learning:
+        """Gather the evidence of the training images."""
+        evidence = self.detector.evidence(head)
+        wanted: list[Statistic[Any]] = [
+            ClassMoments(evidence, "predicted", allow_empty=True),
+            LargestImages(_OwnEvidence(head), self.top),
+        ]
+        if self.by_activation:
+            wanted.append(LargestImages("features", self.top))
+        if self.examples:
+            wanted += [Reservoir(evidence, self.examples), Reservoir(_IdBytes(), self.examples)]
+        classes, relevant, *more = yield tuple(wanted)
+        self.state = {
+            "count": classes.count,
+            "mean": classes.mean.float(),
+            "spread": classes.variance.sqrt().float(),
+            "relevant": _id_bytes(relevant),
+        }
+        if self.by_activation:
+            self.state["active"] = _id_bytes(more.pop(0))
+        if self.examples:
+            kept, ids = more
+            self.state |= {"examples": kept.float(), "example_ids": ids.to(torch.uint8)}
+
+    def learn_held_out(self, head: LinearHead) -> Learning:
+        """Nothing: what is usual is that of the training images."""
+        return
+        yield
+
+
+@dataclass(frozen=True)
+class _OwnEvidence:
+    """What neurons add to the logit of their image's own class, ``[N, D]``: a quantity."""
+
+    head: LinearHead
+
+    def __call__(self, batch: Activations) -> Tensor:
+        return ClassEvidence(self.head, own=True)(batch)[:, :-1]
+
+
+@dataclass(frozen=True)
+class _IdBytes:
+    """The ids, hashes in hexadecimal, as bytes ``[N, 16]``: a quantity."""
+
+    def __call__(self, batch: Activations) -> Tensor:
+        return _bytes(batch.ids or ())
+
+
+def _id_bytes(top: TopImages) -> Tensor:
+    """``[size, K, 16]`` uint8; zeros where there is no image."""
+    return _bytes([i or "00" * ID_BYTES for i in top.ids.flatten()]).view(*top.ids.shape, ID_BYTES)
+
+
+def _bytes(ids: Sequence[str]) -> Tensor:
+    return torch.frombuffer(bytearray.fromhex("".join(ids)), dtype=torch.uint8).view(-1, ID_BYTES)
