@@ -17,6 +17,8 @@ from neroli.head import LinearHead
 BATCH_SIZE = 1024
 """Rows of stored activations handled at a time, when fitting and scoring."""
 
+_HALF = (torch.float16, torch.bfloat16)
+
 Quantity = str | Callable[["Activations"], Tensor]
 """What a statistic is of: ``"features"``, ``"logits"``, or a picklable function of a batch."""
 
@@ -53,7 +55,7 @@ class Activations:
                     f"{name} must be a floating-point tensor of two dimensions, "
                     f"got {value.dtype} of shape {list(value.shape)}."
                 )
-            if value.dtype in (torch.float16, torch.bfloat16):
+            if value.dtype in _HALF:
                 value = value.float()
             object.__setattr__(self, name, value)
         if self.features.dtype != self.logits.dtype:
@@ -87,6 +89,8 @@ class Activations:
             InvalidInput: if the features are not ``[N, D]`` with the head's D, or as above.
         """
         features = torch.as_tensor(features)
+        if features.dtype in _HALF:
+            features = features.float()  # before the head, whose logits might overflow
         if (
             features.ndim != 2
             or not features.is_floating_point()

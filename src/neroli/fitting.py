@@ -25,14 +25,15 @@ class Learner(Protocol):
     """What can be fitted: every detector."""
 
     head: LinearHead | None
+    shrunk: float | None
 
     @property
     def requires_to_fit(self) -> Requirements:
         """What fitting needs beyond features and logits."""
 
     @property
-    def assumes(self) -> tuple[Assumption, ...]:
-        """What it takes for granted of the features and logits."""
+    def assumed(self) -> tuple[Assumption, ...]:
+        """What it takes for granted of the images, their features and logits."""
 
     def forget(self) -> None:
         """Drop everything learned."""
@@ -54,7 +55,7 @@ def fit(
 
     What several detectors ask for is gathered once. Memory does not grow with the number of images
     when ``activations`` is a store. If anything fails, every detector is left as it was. What a
-    detector assumes of the features and does not hold is said in a NeroliWarning.
+    detector assumes of images and features and does not hold is said in a NeroliWarning.
 
     Args:
         detectors: any number of detectors; fitting again replaces what was learned.
@@ -66,7 +67,7 @@ def fit(
 
     Raises:
         LabelsRequired: if a detector learns from true labels and there are none.
-        NotEnoughImages: if there is no image, or a class without any.
+        NotEnoughImages: if there is no image, or too few for a detector.
         InvalidInput: if features are NaN or infinite, do not fit the head, or a tap that a detector
             requires is missing.
     """
@@ -81,11 +82,12 @@ def fit(
         for detector in demanding:
             detector.requires_to_fit.check(batch)
     learners = [InProgress.of_training(detector, head) for detector in detectors]
-    unsure = any(detector.assumes for detector in detectors)
+    unsure = any(detector.assumed for detector in detectors)
     facts = _advance_together(learners, activations, check=unsure)
     _take_over(detectors, learners)
     for detector in detectors:
-        for doubt in facts.doubts(type(detector).__name__, detector.assumes) if facts else ():
+        name, assumed = type(detector).__name__, detector.assumed
+        for doubt in facts.doubts(name, assumed, detector.shrunk) if facts else ():
             warnings.warn(doubt, NeroliWarning, stacklevel=2)
     return list(detectors)
 

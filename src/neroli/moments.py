@@ -71,6 +71,19 @@ class Moments:
     mean: Tensor
     variance: Tensor
 
+    def filled(self) -> Moments:
+        """The same, but with the moments over all images for every class without any."""
+        total = self.count.sum()
+        share = (self.count / total)[:, None]
+        mean = (share * self.mean).sum(dim=0)
+        variance = (share * (self.variance + (self.mean - mean).square())).sum(dim=0)
+        known = self.count > 0
+        return Moments(
+            torch.where(known, self.count, total),
+            torch.where(known[:, None], self.mean, mean),
+            torch.where(known[:, None], self.variance, variance),
+        )
+
 
 @dataclass
 class ClassMoments(Statistic[Moments]):

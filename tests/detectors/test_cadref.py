@@ -10,6 +10,8 @@ from neroli import Activations, LinearHead, fit
 from neroli.detectors import CADRef, CARef
 from neroli.detectors.cadref import LogitScore
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*have fewer than 10")
+
 
 def logit_score(kind: LogitScore, logits: np.ndarray) -> float:
     probabilities = np.sort(softmax(logits))[::-1][: max(10, len(logits) // 10)]

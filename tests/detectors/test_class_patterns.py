@@ -7,6 +7,8 @@ import torch
 from neroli import Activations, LinearHead
 from neroli.detectors import FDBD, NCDD, SHE
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*have fewer than 10")
+
 
 @pytest.mark.parametrize("labels", ["correct", "true", "predicted"])
 def test_she_equals_the_definition(

@@ -9,6 +9,8 @@ from neroli import Activations, LinearHead
 from neroli.detectors import ConjNorm
 from neroli.detectors.conjnorm import Partition, PrototypeNorm
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*have fewer than 10")
+
 
 def naive(
     training: Activations, batch: Activations, p: float, t: float, norm: str, partition: str

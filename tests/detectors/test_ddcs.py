@@ -11,6 +11,8 @@ from neroli import Activations, LinearHead
 from neroli.detectors import DDCS
 from neroli.errors import InvalidInput
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*have fewer than 10")
+
 
 def lhact(values: np.ndarray, low: float, high: float) -> np.ndarray:
     raised = np.maximum(values, low)

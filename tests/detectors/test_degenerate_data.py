@@ -7,6 +7,8 @@ from conftest import random_activations
 from neroli import Activations, LinearHead
 from neroli.detectors import create
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*have fewer than 10")
+
 LABELLED = ("itp", "conjnorm", "ddcs", "feature_masking")
 UNLABELLED = ("cadref", "caref", "weiper_kld", "nac")
 EACH = pytest.mark.parametrize("name", LABELLED + UNLABELLED)
@@ -20,6 +22,7 @@ DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 )
 @pytest.mark.filterwarnings("ignore:.*made for features behind a ReLU")
 @pytest.mark.filterwarnings("ignore:.*by the energy of the logits")
+@pytest.mark.filterwarnings("ignore:.*multiplies logits")
 def test_scores_are_finite(name: str, case: str, dtype: torch.dtype, head: LinearHead) -> None:
     if case == "two classes":
         head = LinearHead(head.weight[:2], head.bias[:2])

@@ -8,6 +8,8 @@ from neroli import Activations, LinearHead
 from neroli.detectors import create
 from neroli.errors import NotEnoughImages
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*have fewer than 10")
+
 DISTANCES = pytest.mark.parametrize(
     "name",
     [

@@ -6,12 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from batteries import EVERY, equipped
 from conftest import random_activations
 from neroli import Activations, LinearHead, fit
-from neroli.detectors import KNN, Detector, create, names
+from neroli.detectors import KNN, Detector, create
 from neroli.errors import ArtefactError, InvalidInput, NotFitted
-
-EVERY = pytest.mark.parametrize("name", names())
 
 NOISE_SIZE = {"ncdd": 0.5, "gram": 3.0}
 """NCDD goes by the size of the features more than by their pattern, see its docstring; Gram scores
@@ -22,25 +21,6 @@ LIMITED = {"ensemble": {"members": [KNN(bank_size=100), "vim"]}}
 
 SILENT = {"weiper_kld": 0.5}
 """WeiPer+KLD goes by how the features are distributed, so some more of them must be silent."""
-
-
-def equipped(batch: Activations, name: str) -> Activations:
-    """The batch with what the detector requires of the network, made from its features."""
-    requires = create(name).requires
-    taps = {str(tap): batch.features[:, i:] for i, tap in enumerate(requires.taps)}
-    extras = dict.fromkeys(
-        (name for probe in requires.probes for name in probe.names()), batch.logits
-    )
-    if name == "nac_ue":
-        extras = {
-            effect: 2 * batch.logits / alpha
-            for effect, alpha in zip(extras, create(name).hyperparameters()["alpha"], strict=False)
-        }
-    if name in ("odin", "i_odin"):
-        extras = dict.fromkeys(extras, (batch.logits / 1000).softmax(1).amax(1))
-    if requires.prepool:
-        extras |= {"prepool_max": 3 * batch.features.square(), "prepool_mean": batch.features}
-    return replace(batch, taps=taps, extras=extras)
 
 
 @pytest.fixture
@@ -87,6 +67,13 @@ def test_batch_size_does_not_matter(fitted: Detector, new: Activations) -> None:
     for size in (1, 13):
         parts = torch.cat([fitted.score(part) for part in new.batches(size)])
         torch.testing.assert_close(parts, whole, rtol=1e-10, atol=1e-10)
+
+
+@EVERY
+def test_order_does_not_matter(fitted: Detector, new: Activations) -> None:
+    order = torch.randperm(len(new))
+    expected = fitted.score(new)[order]
+    torch.testing.assert_close(fitted.score(new.select(order)), expected, rtol=1e-10, atol=1e-10)
 
 
 @EVERY

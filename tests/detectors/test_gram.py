@@ -102,6 +102,7 @@ def held_out(training: Activations, head: LinearHead) -> np.ndarray:
     return found
 
 
+@pytest.mark.filterwarnings("ignore::neroli.errors.NeroliWarning")
 def test_a_class_never_seen_has_the_bounds_of_all(head: LinearHead) -> None:
     training = with_sums(random_activations(head, 400))
     present = training.predictions != 2

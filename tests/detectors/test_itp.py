@@ -10,6 +10,8 @@ from neroli import Activations, LinearHead
 from neroli.detectors import ITP, Energy, itp
 from neroli.errors import InvalidInput
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*have fewer than 10")
+
 
 def naive(
     training: Activations, batch: Activations, head: LinearHead, percentile: float, z: float

@@ -11,6 +11,8 @@ from neroli import Activations, LinearHead
 from neroli.detectors import Mahalanobis, RelativeMahalanobis
 from neroli.errors import InvalidInput, LabelsRequired
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*have fewer than 10")
+
 
 def naive(
     training: Activations, batch: Activations, labels: torch.Tensor, relative: bool

@@ -164,6 +164,7 @@ def naive_whitening(values: Tensor, labels: Tensor) -> Tensor:
     return torch.linalg.inv(0.9 * covariance + 0.1 * sphere)
 
 
+@pytest.mark.filterwarnings("ignore::neroli.errors.NeroliWarning")  # of few images of a class
 @pytest.mark.parametrize("kind", ["odin", "nap", "rank_feat", "nac_ue", "gram"])
 def test_a_guard_keeps_what_these_need_and_loads_again(
     classifier: Classifier, model: nn.Module, tmp_path: Path, kind: str

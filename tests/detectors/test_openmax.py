@@ -11,6 +11,8 @@ from neroli.detectors import OpenMax
 from neroli.detectors.openmax import weibull
 from neroli.errors import LabelsRequired, NotEnoughImages
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*have fewer than 10")
+
 
 def naive(training: Activations, batch: Activations, tail: int, alpha: int) -> np.ndarray:
     """The score with one fit a class and loops over images and ranks."""

@@ -12,6 +12,8 @@ from scipy.stats import entropy
 from neroli import Activations, LinearHead
 from neroli.detectors import GEN, FeatureNorm, GradNorm, KLMatching
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*have fewer than 10")
+
 
 @pytest.mark.parametrize(("gamma", "top"), [(0.1, 100), (0.5, 3), (1.0, 1)])
 def test_gen_equals_its_sum(new: Activations, gamma: float, top: int) -> None:

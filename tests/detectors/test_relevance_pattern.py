@@ -7,6 +7,8 @@ import torch
 from neroli import Activations, LinearHead
 from neroli.detectors import Detector, RelevanceDeficit, RelevanceDeviation
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*have fewer than 10")
+
 BOTH = pytest.mark.parametrize("kind", [RelevanceDeviation, RelevanceDeficit])
 
 

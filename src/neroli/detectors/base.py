@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from neroli.activations import Activations, ActivationSource
-from neroli.assumptions import Assumption
+from neroli.assumptions import Assumption, of_classes
 from neroli.detectors.about import Hyperparameter, Paper
 from neroli.errors import ArtefactError, InvalidInput, NotFitted
 from neroli.fitting import Learning, fit
@@ -41,11 +41,13 @@ class Detector(ABC):
     measures: ClassVar[str]
     """What its score is, a phrase for tables."""
     assumes: ClassVar[tuple[Assumption, ...]] = ()
-    """What it takes for granted of the features and logits."""
+    """What it takes for granted of the training images, their features and logits."""
     uses_head: ClassVar[bool] = False
     """Whether ``compute`` needs the head, so that it must be fitted even if it learns nothing."""
 
     head: LinearHead | None = field(default=None, init=False, repr=False, compare=False)
+    shrunk: float | None = field(default=None, init=False, repr=False, compare=False)
+    """How much the last fit shrunk a covariance, at most; None if it has none. It is not saved."""
 
     @property
     def requires(self) -> Requirements:
@@ -56,6 +58,11 @@ class Detector(ABC):
     def requires_to_fit(self) -> Requirements:
         """What of that fitting needs: nothing if nothing is learned."""
         return self.requires if self._learned_fields() else NOTHING
+
+    @property
+    def assumed(self) -> tuple[Assumption, ...]:
+        """``assumes``, as its hyper-parameters are now: whose images of a class it learns from."""
+        return tuple(of_classes(a, getattr(self, "labels", "true")) for a in self.assumes)
 
     def __post_init__(self) -> None:
         """Check the hyper-parameters, and convert them to their types.
@@ -179,7 +186,7 @@ class Detector(ABC):
 
     def forget(self) -> None:
         """Drop everything learned."""
-        for name in ["head", "_placed_copy", *(f.name for f in self._learned_fields())]:
+        for name in ["head", "shrunk", "_placed_copy", *(f.name for f in self._learned_fields())]:
             self.__dict__.pop(name, None)
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from neroli.activations import Activations
@@ -14,7 +13,7 @@ from neroli.detectors.about import Paper, parameter
 from neroli.detectors.base import Detector, learned
 from neroli.fitting import Learning
 from neroli.head import LinearHead
-from neroli.moments import ClassMoments, Moments
+from neroli.moments import ClassMoments
 from neroli.statistics import Mean
 
 _PAPER = Paper(
@@ -49,13 +48,14 @@ class CARef(Detector):
     name: ClassVar[str] = "caref"
     paper: ClassVar[Paper | None] = _PAPER
     measures: ClassVar[str] = "L1 distance to the predicted class's mean over the feature norm"
+    assumes: ClassVar[tuple[Assumption, ...]] = ("images of every predicted class",)
 
     means: Tensor = learned()
     """Mean features of every predicted class, ``[C, D]``."""
 
     def learn(self, head: LinearHead) -> Learning:
         classes = yield ClassMoments("features", "predicted", allow_empty=True)
-        self.means = _means(classes)
+        self.means = classes.filled().mean
 
     def compute(self, batch: Activations) -> Tensor:
         deviation = batch.features - self.means[batch.predictions]
@@ -87,7 +87,10 @@ class CADRef(Detector):
     name: ClassVar[str] = "cadref"
     paper: ClassVar[Paper | None] = _PAPER
     measures: ClassVar[str] = "CARef's distance by sign of effect, scaled by a logit score"
-    assumes: ClassVar[tuple[Assumption, ...]] = ("positive energy",)
+    assumes: ClassVar[tuple[Assumption, ...]] = (
+        "positive energy",
+        "images of every predicted class",
+    )
 
     logit_score: LogitScore = parameter("energy", "score of the logits to scale by")
 
@@ -96,12 +99,17 @@ class CADRef(Detector):
     mean_score: Tensor = learned()
     """Mean logit score of the training images, a scalar."""
 
+    @property
+    def assumed(self) -> tuple[Assumption, ...]:
+        always_positive = self.logit_score in ("msp", "gen")
+        return tuple(a for a in self.assumes if a != "positive energy" or not always_positive)
+
     def learn(self, head: LinearHead) -> Learning:
         classes, self.mean_score = yield (
             ClassMoments("features", "predicted", allow_empty=True),
             Mean(_PositiveScore(self.logit_score)),
         )
-        self.means = _means(classes)
+        self.means = classes.filled().mean
 
     def compute(self, batch: Activations) -> Tensor:
         assert self.head is not None
@@ -143,9 +151,3 @@ def _generalised_entropy(logits: Tensor, gamma: float = 0.1) -> Tensor:
 
 def _norm(features: Tensor) -> Tensor:
     return features.abs().sum(dim=1).clamp(min=_SMALLEST_NORM)
-
-
-def _means(classes: Moments) -> Tensor:
-    """Class means, with the mean over all images where a class has none."""
-    overall = (classes.count[:, None] * classes.mean).sum(dim=0) / classes.count.sum()
-    return torch.where(classes.count[:, None] > 0, classes.mean, overall)

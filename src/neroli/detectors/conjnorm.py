@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from neroli.activations import Activations
+from neroli.assumptions import Assumption
 from neroli.detectors.about import Paper, parameter
 from neroli.detectors.base import Detector, learned
 from neroli.fitting import Learning
@@ -41,6 +42,7 @@ class ConjNorm(Detector):
     Published (p, t): CIFAR-10 (2.2, 0.05) and CIFAR-100 (2.5, 0.08) on DenseNet-101, ImageNet
     (1.5, 0.0005) on ResNet-50. Everything is in the log domain: ``exp(d / t)`` overflows there.
     Features that are all zero stay zero, and d is 0; so does a channel that is zero in all means.
+    A class without any training image is left out of the sum over k.
 
     Source: Peng et al., ICLR 2024, arXiv 2402.17888, and the authors' program.
     """
@@ -54,6 +56,7 @@ class ConjNorm(Detector):
         "ConjNorm: Tractable Density Estimation for Out-of-Distribution Detection",
     )
     measures: ClassVar[str] = "minus log-density of normalised features around class means"
+    assumes: ClassVar[tuple[Assumption, ...]] = ("images of every class",)
 
     p: float = parameter(2.2, "norm of features and class means", between=(1, 1000))
     t: float = parameter(0.05, "temperature", above=0)
@@ -67,7 +70,7 @@ class ConjNorm(Detector):
     """log Z of every class, ``[C]``."""
 
     def learn(self, head: LinearHead) -> Learning:
-        classes = yield ClassMoments("features", self.labels)
+        classes = yield ClassMoments("features", self.labels, allow_empty=True)
         means = _unit(classes.mean, self.p)
         q = self.p / (self.p - 1)
         norm = _norm(means, q, 0 if self.prototype_norm == "channel" else 1)
@@ -75,7 +78,8 @@ class ConjNorm(Detector):
         self.duals = means.sign() * norm * (means.abs() / _at_least_tiny(norm)).pow(q - 1)
         only = None if self.partition == "all" else self.labels
         exponents = ClassExponents(self.duals, self.p, self.t, only)
-        self.log_partition = yield LogSumExp(exponents)
+        log_partition = yield LogSumExp(exponents)
+        self.log_partition = log_partition.where(classes.count > 0, torch.inf)
 
     def compute(self, batch: Activations) -> Tensor:
         exponents = ClassExponents(self.duals, self.p, self.t)(batch)

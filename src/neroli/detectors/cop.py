@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from neroli.activations import Activations
+from neroli.assumptions import Assumption
 from neroli.detectors.about import Paper, parameter
 from neroli.detectors.base import Detector, learned
 from neroli.fitting import Learning
@@ -41,6 +42,7 @@ class CoP(Detector):
     name: ClassVar[str] = "cop"
     paper: ClassVar[Paper | None] = _PAPER
     measures: ClassVar[str] = "what principal components miss of the normalised features"
+    assumes: ClassVar[tuple[Assumption, ...]] = ("more images than features",)
 
     explained_variance: float = parameter(0.85, "share of variance explained", within=(0, 1))
 
@@ -81,6 +83,7 @@ class CoRP(Detector):
     name: ClassVar[str] = "corp"
     paper: ClassVar[Paper | None] = _PAPER
     measures: ClassVar[str] = "what principal components miss of random Fourier features"
+    assumes: ClassVar[tuple[Assumption, ...]] = ("more images than features",)
 
     explained_variance: float = parameter(0.8, "share of variance explained", within=(0, 1))
     gamma: float = parameter(2.0, "of the Gaussian kernel", above=0)

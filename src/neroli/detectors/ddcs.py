@@ -12,7 +12,7 @@ from neroli.activations import Activations
 from neroli.assumptions import Assumption
 from neroli.detectors.about import Paper, parameter
 from neroli.detectors.base import Detector, learned
-from neroli.errors import InvalidInput
+from neroli.errors import InvalidInput, NotEnoughImages
 from neroli.fitting import Learning
 from neroli.head import LinearHead
 from neroli.moments import ClassMoments, Labelling
@@ -41,7 +41,9 @@ class DDCS(Detector):
     The authors give values for MobileNetV2 on ImageNet alone: l = 0.07878, h = 1.3361, of 2,000
     held-out images; here the quantiles are of the training images, exact to a bin of their range
     over 2^18. LHAct jumps at h. If the learned h is the smallest activation (90 % of them are
-    zero), or not positive, high activations are left as they are.
+    zero), or not positive, high activations are left as they are. Classes without any training
+    image are left out of S and V; NotEnoughImages is raised if less than two have one.
+
     On features of a CIFAR-10 DenseNet it ranks the wrong way round: AUROC 0.33 with 280 of 342
     channels, 0.38 with 281 (the authors' program gives the same) and 0.37 with all, so by LHAct.
 
@@ -57,7 +59,10 @@ class DDCS(Detector):
         "Discriminability-Driven Channel Selection for Out-of-Distribution Detection",
     )
     measures: ClassVar[str] = "energy of the logits from channels that discriminate classes"
-    assumes: ClassVar[tuple[Assumption, ...]] = ("non-negative features",)
+    assumes: ClassVar[tuple[Assumption, ...]] = (
+        "non-negative features",
+        "images of every class",
+    )
 
     alpha: float = parameter(0.8, "weight of the similarity of classes", within=(0, 1))
     channels: int | None = parameter(
@@ -83,7 +88,10 @@ class DDCS(Detector):
         if kept > size:
             raise InvalidInput(f"channels must be at most the {size} features, got {kept}.")
         if classes < 2:
-            raise InvalidInput(f"DDCS compares classes and needs at least two, got {classes}.")
+            raise InvalidInput(
+                f"DDCS compares classes and needs at least two, got {classes}: take another "
+                "detector for this network."
+            )
         given = (self.low, self.high)
         low, high = given
         if low is None or high is None:
@@ -94,7 +102,14 @@ class DDCS(Detector):
                 found[1] = 0.0  # no more than rounding above the smallest activation
             low, high = (f if g is None else g for f, g in zip(found, given, strict=True))
         self.bounds = torch.tensor([low, high], dtype=torch.float64)
-        means = (yield ClassMoments(_LHAct(low, high), self.labels)).mean
+        moments = yield ClassMoments(_LHAct(low, high), self.labels, allow_empty=True)
+        means = moments.mean[moments.count > 0]
+        if len(means) < 2:
+            raise NotEnoughImages(
+                f"DDCS compares classes, and all training images are of class "
+                f"{int(moments.count.argmax())}: give images of at least one more."
+            )
+        classes = len(means)
         # sum over c != c' of mu_c mu_c' = (sum mu)^2 - sum mu^2: no C x C x D products
         pairs = means.sum(dim=0).square() - means.square().sum(dim=0)
         similarity = pairs / (classes * (classes - 1))

@@ -73,6 +73,10 @@ class Ensemble(Detector):
     def assumes(self) -> tuple[Assumption, ...]:  # type: ignore[override]
         return tuple(dict.fromkeys(a for member in self.members for a in member.assumes))
 
+    @property
+    def assumed(self) -> tuple[Assumption, ...]:
+        return tuple(dict.fromkeys(a for member in self.members for a in member.assumed))
+
     def learn(self, head: LinearHead) -> Learning:
         learners = [InProgress.of_training(member, head) for member in self.members]
         yield from in_step(learners)

@@ -39,7 +39,8 @@ class FeatureMasking(Detector):
 
     Published settings (percentile, clip): CIFAR-10 and CIFAR-100 (60, 1.6) on DenseNet-101,
     ImageNet (30, 0.8) on ResNet-50. Where the features or a class mean are all zero the cosine is
-    zero, and the score ``-log C``.
+    zero, and the score ``-log C``. For a class without any training image the mean of all stands
+    in.
 
     Source: Sun et al., arXiv 2310.18104, and the authors' program.
     """
@@ -54,7 +55,11 @@ class FeatureMasking(Detector):
         "Out-of-Distribution Detection",
     )
     measures: ClassVar[str] = "energy of the logits from masked features, times a cosine"
-    assumes: ClassVar[tuple[Assumption, ...]] = ("non-negative features",)
+    assumes: ClassVar[tuple[Assumption, ...]] = (
+        "non-negative features",
+        "positive logits",
+        "images of every class",
+    )
 
     percentile: float = parameter(60.0, "% of neurons masked", within=(0, 100))
     clip: float | None = parameter(
@@ -70,14 +75,14 @@ class FeatureMasking(Detector):
     """Where activations are clipped, a scalar."""
 
     def learn(self, head: LinearHead) -> Learning:
-        means = ClassMoments("features", self.labels)
+        means = ClassMoments("features", self.labels, allow_empty=True)
         if self.clip is None:
             classes, extremes = yield means, Extrema("features")
             self.threshold = (yield Quantiles("features", extremes, (_CLIP_QUANTILE,)))[0]
         else:
             classes = yield means
             self.threshold = torch.tensor(self.clip, dtype=torch.float64)
-        self.prototypes = classes.mean
+        self.prototypes = classes.filled().mean
         weight = head.weight.double().cpu().numpy()
         cut = np.percentile(weight, self.percentile, axis=1, keepdims=True)
         self.kept = torch.from_numpy(weight >= cut)

@@ -28,8 +28,10 @@ def rounding(total: Gaussian) -> Tensor:
     return eps * total.covariance.trace() + eps**2 * total.mean.square().sum()
 
 
-def whitening(gaussian: Gaussian, shrinkage: float | None, floor: Tensor) -> Tensor:
+def whitening(gaussian: Gaussian, shrinkage: float | None, floor: Tensor) -> tuple[Tensor, float]:
     """``[D, K]`` so that a row times it has unit covariance: K = D, or fewer without shrinkage.
+
+    The second value is the shrinkage used.
 
     Args:
         gaussian: whose covariance S is whitened.
@@ -40,7 +42,7 @@ def whitening(gaussian: Gaussian, shrinkage: float | None, floor: Tensor) -> Ten
     """
     variances, directions = torch.linalg.eigh(gaussian.covariance)
     if variances[-1] <= floor:
-        return torch.eye(len(variances)).to(variances)
+        return torch.eye(len(variances)).to(variances), 1.0
     variances = variances.clamp(min=0)
     average = variances.mean()
     singular = variances <= torch.maximum(SINGULAR * variances[-1], floor)
@@ -51,7 +53,7 @@ def whitening(gaussian: Gaussian, shrinkage: float | None, floor: Tensor) -> Ten
     else:
         variances, directions = variances[~singular], directions[:, ~singular]
     whiten: Tensor = directions / variances.sqrt()
-    return whiten
+    return whiten, shrinkage
 
 
 def _oracle_approximating(variances: Tensor, count: int) -> float:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from neroli.activations import Activations
+from neroli.assumptions import Assumption
 from neroli.detectors.about import Paper, parameter
 from neroli.detectors.base import Detector, learned
 from neroli.errors import InvalidInput, NotEnoughImages
@@ -63,6 +64,7 @@ class Gram(Detector):
         "Detecting Out-of-Distribution Examples with Gram Matrices",
     )
     measures: ClassVar[str] = "how far correlations of channels leave their range in training"
+    assumes: ClassVar[tuple[Assumption, ...]] = ("images of every class",)
 
     layers: tuple[str, ...] = parameter(
         ("layer1", "layer2", "layer3", "layer4"), "paths of the layers"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from neroli.activations import Activations
+from neroli.assumptions import Assumption
 from neroli.detectors.about import Paper, parameter
 from neroli.detectors.base import Detector, learned
 from neroli.fitting import Learning
@@ -37,8 +38,9 @@ class ITP(Detector):
 
     Published settings (percentile, z): CIFAR-10 (10, 2.2) and CIFAR-100 (20, 1.6) on DenseNet-101,
     ImageNet (30, 1.5) on ResNet-50. The standard deviation is the unbiased one; a class with a
-    single training image has none, and of its contributions none is removed as too large. Scores
-    are computed for some classes at a time: nothing of the size N x C x D is built.
+    single training image has none, and of its contributions none is removed as too large; one
+    without any has the moments of all images. Scores are computed for some classes at a time:
+    nothing of the size N x C x D is built.
 
     Source: Xu and Yang, AAAI 2025, arXiv 2412.12566, and the authors' program.
     """
@@ -52,6 +54,7 @@ class ITP(Detector):
         "ITP: Instance-Aware Test Pruning for Out-of-Distribution Detection",
     )
     measures: ClassVar[str] = "energy of the logits from contributions neither small nor excessive"
+    assumes: ClassVar[tuple[Assumption, ...]] = ("images of every class",)
 
     percentile: float = parameter(10.0, "% of contributions removed for all", within=(0, 100))
     z: float = parameter(2.2, "standard deviations above which one is removed", within=(0, 1e9))
@@ -63,7 +66,7 @@ class ITP(Detector):
     """From where on a contribution is removed, ``[C, D]``."""
 
     def learn(self, head: LinearHead) -> Learning:
-        classes = yield ClassMoments("features", self.labels)
+        classes = (yield ClassMoments("features", self.labels, allow_empty=True)).filled()
         weight = head.weight.to(classes.mean)
         mean = weight * classes.mean
         cut = float(np.percentile(mean.cpu().numpy(), self.percentile))

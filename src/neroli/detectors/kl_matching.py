@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from neroli.activations import Activations
+from neroli.assumptions import Assumption
 from neroli.detectors.about import Paper
 from neroli.detectors.base import Detector, learned
 from neroli.fitting import Learning
@@ -39,6 +40,7 @@ class KLMatching(Detector):
         "Scaling Out-of-Distribution Detection for Real-World Settings",
     )
     measures: ClassVar[str] = "KL divergence of the softmax to the nearest class's mean softmax"
+    assumes: ClassVar[tuple[Assumption, ...]] = ("images of every predicted class",)
 
     log_means: Tensor = learned()
     """Logarithm of every predicted class's mean probabilities, ``[C, C]``."""

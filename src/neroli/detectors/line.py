@@ -35,7 +35,8 @@ class LINe(Detector):
     quantile of all training activations, with 90/10. Mean AUROC/FPR95 in % over seven OOD sets:
     CIFAR-10 ResNet-20 93.2/33.2 (published CIFAR-10 setting: 87.0/43.4), ResNet-56 91.4/36.0
     (84.4/41.8), and on the DenseNet the published values were chosen on 93.1/29.6 (93.9/28.4).
-    Made for features behind a ReLU; it runs on others (ViT), untested by its authors.
+    Made for features behind a ReLU; it runs on others (ViT), untested by its authors. For a class
+    without any training image the mean of all stands in.
 
     Args:
         weight_percentile: share of weights removed for each predicted class, in %.
@@ -55,7 +56,10 @@ class LINe(Detector):
         "LINe: Out-of-Distribution Detection by Leveraging Important Neurons",
     )
     measures: ClassVar[str] = "energy of the logits from important neurons and weights alone"
-    assumes: ClassVar[tuple[Assumption, ...]] = ("non-negative features",)
+    assumes: ClassVar[tuple[Assumption, ...]] = (
+        "non-negative features",
+        "images of every class",
+    )
     published_settings: ClassVar[dict[str, tuple[float, float, float]]] = {
         "cifar10": (90.0, 90.0, 1.0),
         "cifar100": (90.0, 10.0, 1.0),
@@ -93,14 +97,15 @@ class LINe(Detector):
         return cls(*cls.published_settings[dataset])
 
     def learn(self, head: LinearHead) -> Learning:
+        means = ClassMoments("features", self.labels, allow_empty=True)
         if self.clip is None:
-            classes, extremes = yield ClassMoments("features", self.labels), Extrema("features")
+            classes, extremes = yield means, Extrema("features")
             self.threshold = (yield Quantiles("features", extremes, (_CLIP_QUANTILE,)))[0]
         else:
-            classes = yield ClassMoments("features", self.labels)
+            classes = yield means
             self.threshold = torch.tensor(self.clip, dtype=torch.float64)
         weight = head.weight.double().cpu().numpy()
-        contribution = classes.mean.cpu().numpy() * weight
+        contribution = classes.filled().mean.cpu().numpy() * weight
         cut = np.percentile(contribution, self.activation_percentile, axis=1, keepdims=True)
         dtype = np.int16 if head.num_classes <= np.iinfo(np.int16).max else np.int32
         self.rank = torch.from_numpy(_descending_rank(weight).astype(dtype))

@@ -46,7 +46,10 @@ class Mahalanobis(Detector):
         "Attacks",
     )
     measures: ClassVar[str] = "Mahalanobis distance of the features to the nearest class"
-    assumes: ClassVar[tuple[Assumption, ...]] = ("more images than features",)
+    assumes: ClassVar[tuple[Assumption, ...]] = (
+        "more images than features",
+        "images of every class",
+    )
 
     shrinkage: float | None = parameter(
         None, "share of a sphere in the covariance; None: as needed", within=(0, 1)
@@ -66,7 +69,8 @@ class Mahalanobis(Detector):
             ClassMoments("features", self.labels, allow_empty=True),
         )
         self.centre = total.mean
-        self.whiten = whitening(within_classes(total, classes), self.shrinkage, rounding(total))
+        within = within_classes(total, classes)
+        self.whiten, self.shrunk = whitening(within, self.shrinkage, rounding(total))
         self.means = (classes.mean[classes.count > 0] - self.centre) @ self.whiten
 
     def compute(self, batch: Activations) -> Tensor:
@@ -98,7 +102,10 @@ class RelativeMahalanobis(Detector):
         "A Simple Fix to Mahalanobis Distance for Improving Near-OOD Detection",
     )
     measures: ClassVar[str] = "Mahalanobis distance to the nearest class less that to all images"
-    assumes: ClassVar[tuple[Assumption, ...]] = ("more images than features",)
+    assumes: ClassVar[tuple[Assumption, ...]] = (
+        "more images than features",
+        "images of every class",
+    )
 
     shrinkage: float | None = parameter(
         None, "share of a sphere in the covariances; None: as needed", within=(0, 1)
@@ -120,9 +127,10 @@ class RelativeMahalanobis(Detector):
             ClassMoments("features", self.labels, allow_empty=True),
         )
         self.centre = total.mean
-        self.whiten = whitening(within_classes(total, classes), self.shrinkage, rounding(total))
+        within = within_classes(total, classes)
+        self.whiten, self.shrunk = whitening(within, self.shrinkage, rounding(total))
         self.means = (classes.mean[classes.count > 0] - self.centre) @ self.whiten
-        self.whiten_all = whitening(total, self.shrinkage, rounding(total))
+        self.whiten_all, _ = whitening(total, self.shrinkage, rounding(total))
 
     def compute(self, batch: Activations) -> Tensor:
         centred = batch.features - self.centre

@@ -48,7 +48,10 @@ class MultiLayerMahalanobis(Detector):
         "Attacks",
     )
     measures: ClassVar[str] = "Mahalanobis distance to the nearest class, mean over layers"
-    assumes: ClassVar[tuple[Assumption, ...]] = ("more images than features",)
+    assumes: ClassVar[tuple[Assumption, ...]] = (
+        "more images than features",
+        "images of every class",
+    )
 
     layers: tuple[str, ...] = parameter(
         ("layer1", "layer2", "layer3", "layer4"), "paths of the layers"
@@ -85,7 +88,9 @@ class MultiLayerMahalanobis(Detector):
         totals, classes = results[: len(layers)], results[len(layers) :]
         parts = []
         for total, moments in zip(totals, classes, strict=True):
-            whiten = whitening(within_classes(total, moments), self.shrinkage, rounding(total))
+            within = within_classes(total, moments)
+            whiten, shrunk = whitening(within, self.shrinkage, rounding(total))
+            self.shrunk = max(self.shrunk or 0.0, shrunk)
             means = (moments.mean[moments.count > 0] - total.mean) @ whiten
             parts.append((total.mean, whiten, means))
         self.widths = torch.tensor([list(whiten.shape) for _, whiten, _ in parts])

@@ -237,7 +237,7 @@ class NACUE(Detector):
             edges = bin_edges(bins).to(batch.features)
             size = width * (len(edges) - 1)
             coverage = self.coverage[start : start + size].view(width, -1)
-            means.append(_mean_coverage(coverage, edges, states(batch).to(edges.dtype)))
+            means.append(_mean_coverage(coverage, edges, states(batch)))
             start += size
         return -torch.stack(means).mean(dim=0)
 
@@ -258,4 +258,4 @@ class _LayerStates:
     alpha: float
 
     def __call__(self, batch: Activations) -> Tensor:
-        return (self.alpha * batch.extras[self.name]).sigmoid()
+        return (self.alpha * batch.extras[self.name].to(batch.features)).sigmoid()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from neroli.activations import Activations
+from neroli.assumptions import Assumption
 from neroli.detectors.about import Paper, parameter
 from neroli.detectors.base import Detector, learned
 from neroli.fitting import Learning
@@ -52,6 +53,7 @@ class NCDD(Detector):
         "Gastrointestinal Vision",
     )
     measures: ClassVar[str] = "deficit of the distance to the nearest class centroid"
+    assumes: ClassVar[tuple[Assumption, ...]] = ("images of every class",)
 
     alpha_1: float = parameter(4.0, "exponent of the other centroids", within=(-30, 30))
     alpha_2: float = parameter(1.0, "exponent of the nearest centroid", within=(-30, 30))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from neroli.activations import Activations
+from neroli.assumptions import Assumption
 from neroli.detectors.about import Paper, parameter
 from neroli.detectors.base import Detector, learned
 from neroli.errors import InvalidInput
@@ -46,6 +47,7 @@ class NECO(Detector):
         "NECO: NEural Collapse Based Out-of-distribution detection",
     )
     measures: ClassVar[str] = "share of the features outside of the first principal components"
+    assumes: ClassVar[tuple[Assumption, ...]] = ("more images than features", "positive logits")
 
     components: int | None = parameter(
         None, "principal components; None: 100, or half of the features", at_least=1
@@ -58,6 +60,10 @@ class NECO(Detector):
     """Standard deviation of the features, ``[D]``; 1 where it is zero."""
     directions: Tensor = learned()
     """First principal directions of the standardised features, ``[D, d]``."""
+
+    @property
+    def assumed(self) -> tuple[Assumption, ...]:
+        return tuple(a for a in self.assumes if a != "positive logits" or self.max_logit)
 
     def learn(self, head: LinearHead) -> Learning:
         size = head.num_features

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from neroli.activations import Activations
+from neroli.assumptions import Assumption
 from neroli.detectors.about import Paper, parameter
 from neroli.detectors.base import Detector, learned
 from neroli.errors import InvalidInput, NotEnoughImages
@@ -40,7 +41,8 @@ class NERO(Detector):
         labels: class centroids over the "true" or over the "predicted" class.
 
     Directions in which the training relevance does not vary (to float precision) are not used: the
-    authors' program fills up with arbitrary ones. An image without any active neuron has rho = 1.
+    authors' program fills up with arbitrary ones. An image without any active neuron has rho = 1. A
+    class without any training image is left out.
 
     Source: Chhetri et al., MICCAI 2025, arXiv 2506.15404, and the authors' program, which defines
     what the paper leaves open: lambda (learned), L1, 2/3 D and 175.
@@ -55,6 +57,10 @@ class NERO(Detector):
         "NERO: Explainable Out-of-Distribution Detection with Neuron-level Relevance",
     )
     measures: ClassVar[str] = "distance of the neurons' relevance to the nearest class's usual one"
+    assumes: ClassVar[tuple[Assumption, ...]] = (
+        "more images than features",
+        "images of every class",
+    )
     low_relevance_neurons: int | None = parameter(
         None, "neurons of lowest relevance; None: 175, or 34 % of them where D < 256", at_least=1
     )
@@ -71,7 +77,7 @@ class NERO(Detector):
     directions: Tensor = learned()
     """Principal directions of the relevance, ``[n, D]``."""
     centroids: Tensor = learned()
-    """Principal components of each class's mean relevance, ``[C, n]``."""
+    """Principal components of each class's mean relevance, ``[C, n]``; of classes with images."""
     bias_weight: Tensor = learned()
     """lambda: mean distance to the nearest centroid over mean ``|r_bias|``, both on training."""
 
@@ -80,7 +86,11 @@ class NERO(Detector):
         wanted = self._within("components", self.components or 2 * size // 3 or 1, size)
         self._within("low_relevance_neurons", self._low_relevance_neurons(size), size)
         relevance = HeadRelevance(head, self.eps)
-        all_images, classes = yield Covariance(relevance), ClassMoments(relevance, self.labels)
+        all_images, classes = yield (
+            Covariance(relevance),
+            ClassMoments(relevance, self.labels, allow_empty=True),
+        )
+        means = classes.mean[classes.count > 0]
         if all_images.count < wanted:
             raise NotEnoughImages(
                 f"NERO keeps {wanted} principal components and needs at least as many training "
@@ -91,10 +101,10 @@ class NERO(Detector):
         kept = min(wanted, int((variances > rounding).sum()))
         self.directions = directions[:, size - kept :].flip(1).T.contiguous()
         self.centre = all_images.mean[:size]
-        self.centroids = (classes.mean[:, :size] - self.centre) @ self.directions.T
+        self.centroids = (means[:, :size] - self.centre) @ self.directions.T
         self.bias_weight = torch.zeros((), dtype=torch.float64)
         if self.bias_term:
-            distance, bias = yield Mean(_NearestCentroid(relevance, classes.mean))
+            distance, bias = yield Mean(_NearestCentroid(relevance, means))
             self.bias_weight = distance / bias if bias > 0 else torch.zeros_like(bias)
 
     def compute(self, batch: Activations) -> Tensor:

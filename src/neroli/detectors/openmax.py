@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from neroli.activations import Activations
+from neroli.assumptions import Assumption
 from neroli.detectors.about import Paper, parameter
 from neroli.detectors.base import Detector, learned
 from neroli.errors import NotEnoughImages
@@ -49,6 +50,7 @@ class OpenMax(Detector):
         "Bendale and Boult", 2016, "CVPR", "1511.06233", "Towards Open Set Deep Networks"
     )
     measures: ClassVar[str] = "probability of an unknown class, by Weibull tails of the logits"
+    assumes: ClassVar[tuple[Assumption, ...]] = ("correct images of every class",)
     tail: int = parameter(20, "largest distances a class's tail is fitted to", at_least=1)
     alpha: int = parameter(3, "how many of the largest logits are revised", at_least=1)
 
@@ -66,8 +68,9 @@ class OpenMax(Detector):
         known = classes.count > 0
         if not known.any():
             raise NotEnoughImages(
-                "OpenMax learns from correctly classified training images and there is none: check "
-                "that the labels number the classes as the model does."
+                f"OpenMax learns from correctly classified training images, and none of the "
+                f"{len(known)} classes has any: check that the labels number the classes as the "
+                "model does."
             )
         self.means = classes.mean
         tails = yield ClassLargest(_DistanceToOwnMean(classes.mean), self.tail, "correct")

@@ -51,7 +51,11 @@ class RegularisedPCA(Detector):
         "Revisit PCA-based Technique for Out-of-Distribution Detection",
     )
     measures: ClassVar[str] = "energy, lowered by what principal components miss of the features"
-    assumes: ClassVar[tuple[Assumption, ...]] = ("non-negative features", "positive energy")
+    assumes: ClassVar[tuple[Assumption, ...]] = (
+        "non-negative features",
+        "positive energy",
+        "more images than features",
+    )
 
     components: int | None = parameter(
         None, "principal components; None: 256, or half of the features", at_least=1

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from neroli.activations import Activations
+from neroli.assumptions import Assumption
 from neroli.detectors.base import Detector, learned
 from neroli.fitting import Learning
 from neroli.head import LinearHead
@@ -20,6 +21,8 @@ from neroli.statistics import Mean
 @dataclass(eq=False)
 class _RelevancePattern(Detector):
     """What both share: mean features of the predicted class, and relevance to its logit."""
+
+    assumes: ClassVar[tuple[Assumption, ...]] = ("images of every predicted class",)
 
     usual: Tensor = learned()
     """Mean features of the training images predicted as each class, ``[C, D]``."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from neroli.activations import Activations
+from neroli.assumptions import Assumption
 from neroli.detectors.about import Paper, parameter
 from neroli.detectors.base import Detector, learned
 from neroli.fitting import Learning
@@ -42,6 +43,7 @@ class SHE(Detector):
         "Modern Hopfield Energy",
     )
     measures: ClassVar[str] = "inner product of the features and the predicted class's mean"
+    assumes: ClassVar[tuple[Assumption, ...]] = ("images of every class",)
 
     labels: Counting = parameter(
         "correct", "class means over the correctly classified, or the true or predicted class"
