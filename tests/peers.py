@@ -63,13 +63,15 @@ class Peer:
         ours: ours with the hyper-parameters of theirs, for so many features and classes.
         fit: fits theirs on training activations and a head, and returns what scores a batch.
         rescale: brings their score to our scale: exactly the constant or monotone map between them.
-        from_features: whether theirs works out the logits itself.
+        from_features: whether theirs works out the plain logits of what it scores itself.
+        fits_from_features: whether it does so of the training images too.
     """
 
     ours: Callable[[int], Detector]
     fit: Callable[[Activations, LinearHead], Score]
     rescale: Rescale = same
     from_features: bool = False
+    fits_from_features: bool = False
 
 
 def linear(head: LinearHead) -> nn.Linear:
@@ -150,32 +152,26 @@ PEERS: dict[str, Peer] = {
     "react": Peer(
         lambda d: ReAct(),
         of_maps(lambda head: theirs.ReAct(None, head, percentile=0.9)),
-        from_features=True,
     ),
     "dice": Peer(
         lambda d: DICE(),
         of_features(lambda head: theirs.DICE(None, head.weight, head.bias, p=0.9)),
-        from_features=True,
     ),
     "ash_p": Peer(
         lambda d: ASHP(),
         of_maps(lambda head: theirs.ASH(None, head, "ash-p", 0.9)),
-        from_features=True,
     ),
     "ash_b": Peer(
         lambda d: ASHB(),
         of_maps(lambda head: theirs.ASH(None, head, "ash-b", 0.9)),
-        from_features=True,
     ),
     "ash_s": Peer(
         lambda d: ASHS(),
         of_maps(lambda head: theirs.ASH(None, head, "ash-s", 0.9)),
-        from_features=True,
     ),
     "scale": Peer(
         lambda d: SCALE(),
         of_maps(lambda head: theirs.SCALE(None, head, 0.85)),
-        from_features=True,
     ),
     "grad_norm": Peer(
         lambda d: GradNorm(),
@@ -202,11 +198,13 @@ PEERS: dict[str, Peer] = {
         lambda d: NNGuide(k=10, bank_size=50_000, normalise=True),
         of_features(lambda head: theirs.NNGuide(None, linear(head), k=10)),
         from_features=True,
+        fits_from_features=True,
     ),
     "she": Peer(
         lambda d: SHE(),
         of_features(lambda head: theirs.SHE(None, linear(head))),
         from_features=True,
+        fits_from_features=True,
     ),
     "fdbd": Peer(
         lambda d: FDBD(),
@@ -222,6 +220,7 @@ PEERS: dict[str, Peer] = {
             )
         ),
         from_features=True,
+        fits_from_features=True,
     ),
-    "nac": Peer(lambda d: NAC(images=None), nac, from_features=True),
+    "nac": Peer(lambda d: NAC(images=None), nac, from_features=True, fits_from_features=True),
 }

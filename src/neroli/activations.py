@@ -152,9 +152,18 @@ class Activations:
             self._quantities[of] = value.to(torch.float64)
         return self._quantities[of]
 
+    def as_given(self, of: Quantity) -> Tensor:
+        """The same, but features and logits in their own precision, for what needs no other."""
+        value: Tensor = getattr(self, of) if isinstance(of, str) else self.quantity(of)
+        return value
+
     @cached_property
     def _is_finite(self) -> bool:
-        return all(bool(torch.isfinite(values).all()) for values in self._values())
+        # A sum that is finite has only finite terms, and is far faster than asking of each.
+        return all(
+            bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
+            for values in self._values()
+        )
 
     def _values(self) -> list[Tensor]:
         return [self.features, self.logits, *self.taps.values(), *self.extras.values()]

@@ -67,8 +67,10 @@ class GatherFacts(Statistic[Facts]):
     def update(self, batch: Activations) -> None:
         self._images += len(batch)
         self._features = batch.num_features
-        self._negative += int((batch.features < 0).sum())
-        self._without_energy += int((batch.logits.logsumexp(dim=1) <= 0).sum())
+        if batch.features.amin() < 0:  # a look at the smallest spares most networks the count
+            self._negative += int((batch.features < 0).sum())
+        doubtful = batch.logits[batch.logits.amax(dim=1) <= 0]  # elsewhere the sum is positive too
+        self._without_energy += int((doubtful.logsumexp(dim=1) <= 0).sum())
 
     def merge(self, other: Self) -> None:
         self._images += other._images

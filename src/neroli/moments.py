@@ -106,7 +106,8 @@ class ClassMoments(Statistic[Moments]):
         count = torch.bincount(index, minlength=len(present)).to(torch.float64)
         mean = values.new_zeros(len(present), values.shape[1]).index_add_(0, index, values)
         mean /= count[:, None]
-        scatter = torch.zeros_like(mean).index_add_(0, index, (values - mean[index]).square())
+        squares = mean[index].sub_(values).square_()
+        scatter = torch.zeros_like(mean).index_add_(0, index, squares)
         self._allocate(batch.num_classes, mean)
         self._add(present, count, mean, scatter)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Generic, Self, TypeVar
 
@@ -92,7 +93,7 @@ class Extrema(Statistic[Range]):
     _range: Range | None = accumulator()
 
     def update(self, batch: Activations) -> None:
-        low, high = batch.quantity(self.of).aminmax()
+        low, high = batch.as_given(self.of).aminmax()
         self._add(Range(float(low), float(high)))
 
     def merge(self, other: Self) -> None:
@@ -130,7 +131,7 @@ class Quantiles(Statistic[Tensor]):
     def update(self, batch: Activations) -> None:
         values = batch.quantity(self.of).flatten()
         width = (self.range.high - self.range.low) / self.bins
-        position = (values - self.range.low) / width if width else torch.zeros_like(values)
+        position = (values - self.range.low).div_(width) if width else torch.zeros_like(values)
         index = position.to(torch.int64).clamp_(0, self.bins - 1)
         self._add(torch.bincount(index, minlength=self.bins))
 
@@ -223,11 +224,11 @@ class Reservoir(Statistic[Tensor]):
             raise InvalidInput(f"A reservoir must keep at least one row, got size={self.size}.")
 
     def update(self, batch: Activations) -> None:
-        rows = batch.quantity(self.of)
-        names: list[bytes] = (
-            [row.tobytes() for row in rows.cpu().numpy()]
+        rows = batch.as_given(self.of)
+        names: Iterable[Any] = (
+            np.ascontiguousarray(batch.quantity(self.of).cpu().numpy())
             if batch.ids is None
-            else [i.encode(errors="surrogateescape") for i in batch.ids]
+            else (i.encode(errors="surrogateescape") for i in batch.ids)
         )
         key = str(self.seed).encode()
         digests = b"".join(hashlib.blake2b(n, digest_size=8, key=key).digest() for n in names)
@@ -264,7 +265,7 @@ class Reservoir(Statistic[Tensor]):
     def finalize(self) -> Tensor:
         required(self._rows or None)
         self._keep_smallest()
-        return self._rows[0]
+        return self._rows[0].to(torch.float64)
 
 
 T = TypeVar("T")
