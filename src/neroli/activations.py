@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import isfinite
 from typing import Any, Protocol
 
 import numpy as np
@@ -159,11 +160,7 @@ class Activations:
 
     @cached_property
     def _is_finite(self) -> bool:
-        # A sum that is finite has only finite terms, and is far faster than asking of each.
-        return all(
-            bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
-            for values in self._values()
-        )
+        return all(all_finite(values) for values in self._values())
 
     def _values(self) -> list[Tensor]:
         return [self.features, self.logits, *self.taps.values(), *self.extras.values()]
@@ -240,6 +237,14 @@ class Activations:
             {name: torch.cat([p.taps[name] for p in parts]) for name in first.taps},
             {name: torch.cat([p.extras[name] for p in parts]) for name in first.extras},
         )
+
+
+def all_finite(values: Tensor) -> bool:
+    """Whether no value is NaN or infinite.
+
+    A sum that is finite has only finite terms, and is far faster than asking of each.
+    """
+    return isfinite(values.sum().item()) or bool(torch.isfinite(values).all())
 
 
 class ActivationSource(Protocol):

@@ -13,7 +13,7 @@ from neroli.detectors.about import Paper
 from neroli.detectors.base import Detector, learned
 from neroli.fitting import Learning
 from neroli.head import LinearHead
-from neroli.moments import ClassMoments
+from neroli.moments import ClassMeans
 
 _SMALLEST = torch.finfo(torch.float64).tiny
 
@@ -44,7 +44,7 @@ class KLMatching(Detector):
     """Logarithm of every predicted class's mean probabilities, ``[C, C]``."""
 
     def learn(self, head: LinearHead) -> Learning:
-        classes = yield ClassMoments(_probabilities, "predicted", allow_empty=True)
+        classes = yield ClassMeans(_probabilities, "predicted")
         means = classes.mean
         one_hot = torch.eye(len(means), dtype=means.dtype, device=means.device)
         means = torch.where(classes.count[:, None] > 0, means, one_hot)

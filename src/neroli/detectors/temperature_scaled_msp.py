@@ -18,6 +18,8 @@ from neroli.statistics import ConfusionCounts, Mean
 _COLDEST, _HOTTEST = 1e-3, 1e3
 _MOST_PASSES = 60
 _TINY = 1e-300
+_ROWS = 128
+"""Rows handled at a time, few enough for the processor's cache."""
 
 
 @dataclass(eq=False)
@@ -108,10 +110,17 @@ class _Slope:
 
     def __call__(self, batch: Activations) -> Tensor:
         assert batch.labels is not None, "fitting checks that labels are there"
-        logits = batch.logits.double()
-        p = (logits * self.inverse).softmax(dim=1)
-        mean = (p * logits).sum(dim=1)
-        variance = (p * (logits - mean[:, None]).square()).sum(dim=1)
-        own = logits.gather(1, batch.labels[:, None])[:, 0]
+        parts = zip(torch.split(batch.logits, _ROWS), torch.split(batch.labels, _ROWS), strict=True)
+        return torch.cat([self._of(logits, labels) for logits, labels in parts])
+
+    def _of(self, logits: Tensor, labels: Tensor) -> Tensor:
+        logits = logits.double()
+        logits = logits - logits.amax(dim=1, keepdim=True)
+        weights = (logits * self.inverse).exp_()
+        total = weights.sum(dim=1)
+        mean = weights.mul_(logits).sum(dim=1) / total
+        # Rounding is of the size of the mean's square, which a step of Newton's can bear.
+        variance = weights.mul_(logits).sum(dim=1) / total - mean.square()
+        own = logits.gather(1, labels[:, None])[:, 0]
         target = (1 - self.spread) * own + self.spread * logits.mean(dim=1)
-        return torch.stack([mean - target, variance], dim=1)
+        return torch.stack([mean - target, variance.clamp(min=0)], dim=1)
