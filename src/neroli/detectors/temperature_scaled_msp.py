@@ -18,6 +18,8 @@ from neroli.statistics import ConfusionCounts, Mean
 _COLDEST, _HOTTEST = 1e-3, 1e3
 _MOST_PASSES = 60
 _TINY = 1e-300
+_STEP = 4.0
+"""By how much an inverse temperature changes at once, at most."""
 _ROWS = 128
 """Rows handled at a time, few enough for the processor's cache."""
 
@@ -71,21 +73,25 @@ class TemperatureScaledMSP(Detector):
     def _most_likely(self, head: LinearHead) -> Learning:
         """Newton's method for the inverse temperature, in which the likelihood is convex.
 
-        A step that leaves the interval known to hold the optimum is replaced by its middle.
+        Steps are bounded, and one that leaves the interval known to hold the optimum is replaced by
+        its middle.
         """
         confusion = yield ConfusionCounts()
         spread = 0.0
         if bool((confusion.label == confusion.predicted).all()):
             spread = head.num_classes / (float(confusion.count.sum()) + head.num_classes)
         low, high, inverse = 1 / _HOTTEST, 1 / _COLDEST, 1.0
-        at_low, at_high, here = yield tuple(Mean(_Slope(x, spread)) for x in (low, high, inverse))
-        if at_low[0] >= 0 or at_high[0] <= 0:
-            self.used_temperature = at_low.new_tensor(1 / (low if at_low[0] >= 0 else high))
+        here = yield Mean(_Slope(inverse, spread))
+        end = high if here[0] < 0 else low  # the only one beyond which the optimum may lie
+        slope = (yield Mean(_Slope(end, spread)))[0]
+        if (slope <= 0) if end == high else (slope >= 0):
+            self.used_temperature = here.new_tensor(1 / end)
             return
         for _ in range(_MOST_PASSES):
             slope, curvature = here.tolist()
             low, high = (inverse, high) if slope < 0 else (low, inverse)
-            last, inverse = inverse, inverse - slope / max(curvature, _TINY)
+            last, wanted = inverse, inverse - slope / max(curvature, _TINY)
+            inverse = min(max(wanted, last / _STEP), last * _STEP)
             if not low <= inverse <= high:
                 inverse = (low * high) ** 0.5
             if abs(inverse - last) <= 1e-9 * last:
