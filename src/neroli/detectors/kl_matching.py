@@ -51,8 +51,9 @@ class KLMatching(Detector):
         self.log_means = means.clamp(min=_SMALLEST).log()
 
     def compute(self, batch: Activations) -> Tensor:
-        p = batch.logits.softmax(dim=1)
-        divergence = -torch.special.entr(p).sum(dim=1, keepdim=True) - p @ self.log_means.T
+        log_p = batch.logits.log_softmax(dim=1)
+        p = log_p.exp()
+        divergence = (p * log_p).sum(dim=1, keepdim=True) - p @ self.log_means.T
         nearest: Tensor = divergence.amin(dim=1)
         return nearest
 
