@@ -69,7 +69,7 @@ class NNGuide(Detector):
             size = min(_MOST, max(_FEWEST, self.k, round(_SHARE * count)))
         rows = yield Reservoir("features", size, self.seed)
         check_size("NNGuide", self.k, rows)
-        # In the network's own precision, as its logits are: a product in float64 takes twice as long
+        # in the network's own precision, as its logits are; float64 would take twice as long
         energy = head(rows.to(head.weight.dtype)).logsumexp(dim=1, keepdim=True).to(rows)
         self.bank = energy * (normalize(rows, dim=1) if self.normalise else rows)
 
