@@ -135,7 +135,7 @@ class _HeldOut:
     seed: int
 
     def __call__(self, batch: Activations) -> Tensor:
-        hashes = keyed_hashes(batch, batch.quantity("features"), self.seed)
+        hashes = keyed_hashes(batch, "features", self.seed)
         chosen = torch.from_numpy(hashes.astype(np.float64) < self.share * 2.0**64)
         return chosen.to(batch.features)
 
