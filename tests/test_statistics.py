@@ -15,7 +15,7 @@ from conftest import random_activations
 from neroli import Activations, LinearHead
 from neroli.errors import InvalidInput, NotEnoughImages
 from neroli.histograms import BinCounts, row_counts
-from neroli.moments import ClassMoments, Covariance, LogSumExp
+from neroli.moments import ClassMeans, ClassMoments, Covariance, LogSumExp
 from neroli.relevance import HeadRelevance
 from neroli.statistics import (
     ConfusionCounts,
@@ -45,6 +45,8 @@ REQUESTS: dict[str, Callable[[], Statistic[Any]]] = {
     "covariance": lambda: Covariance("features"),
     "class moments": lambda: ClassMoments(RELEVANCE),
     "predicted class moments": lambda: ClassMoments("features", "predicted"),
+    "class means": lambda: ClassMeans(RELEVANCE),
+    "correct class means": lambda: ClassMeans("features", "correct"),
     "log-sum-exp": lambda: LogSumExp("logits"),
     "bin counts": lambda: BinCounts("features", (0.0, 0.5, 2.0)),
     "confusion": ConfusionCounts,
@@ -108,12 +110,14 @@ def test_nothing_gathered_is_an_error(name: str) -> None:
 def test_class_moments_and_covariance_equal_numpy() -> None:
     features = DATA.features.numpy()
     moments = in_one_stream(lambda: ClassMoments("features"))
+    means = in_one_stream(lambda: ClassMeans("features"))
     gaussian = in_one_stream(lambda: Covariance("features"))
     assert DATA.labels is not None
     for c in range(3):
         rows = features[DATA.labels.numpy() == c]
         assert moments.count[c] == len(rows)
         np.testing.assert_allclose(moments.mean[c], rows.mean(0), rtol=1e-12)
+        np.testing.assert_allclose(means.mean[c], rows.mean(0), rtol=1e-12)
         np.testing.assert_allclose(moments.variance[c], rows.var(0), rtol=1e-12)
     np.testing.assert_allclose(gaussian.mean, features.mean(0), rtol=1e-12)
     np.testing.assert_allclose(gaussian.covariance, np.cov(features.T, ddof=0), rtol=1e-10)

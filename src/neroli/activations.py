@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import isfinite
 from typing import Any, Protocol
 
 import numpy as np
@@ -156,9 +157,14 @@ class Activations:
             self._quantities[of] = value.to(torch.float64)
         return self._quantities[of]
 
+    def as_given(self, of: Quantity) -> Tensor:
+        """The same, but features and logits in their own precision, for what needs no other."""
+        value: Tensor = getattr(self, of) if isinstance(of, str) else self.quantity(of)
+        return value
+
     @cached_property
     def _is_finite(self) -> bool:
-        return all(bool(torch.isfinite(values).all()) for values in self._values())
+        return all(all_finite(values) for values in self._values())
 
     def _values(self) -> list[Tensor]:
         return [self.features, self.logits, *self.taps.values(), *self.extras.values()]
@@ -235,6 +241,14 @@ class Activations:
             {name: torch.cat([p.taps[name] for p in parts]) for name in first.taps},
             {name: torch.cat([p.extras[name] for p in parts]) for name in first.extras},
         )
+
+
+def all_finite(values: Tensor) -> bool:
+    """Whether no value is NaN or infinite.
+
+    A sum that is finite has only finite terms, and is far faster than asking of each.
+    """
+    return isfinite(values.sum().item()) or bool(torch.isfinite(values).all())
 
 
 class ActivationSource(Protocol):

@@ -137,9 +137,12 @@ class GatherFacts(Statistic[Facts]):
     def update(self, batch: Activations) -> None:
         self._images += len(batch)
         self._features = batch.num_features
-        self._negative += int((batch.features < 0).sum())
-        self._without_energy += int((batch.logits.logsumexp(dim=1) <= 0).sum())
-        self._without_logit += int((batch.logits.amax(dim=1) < 0).sum())
+        if batch.features.amin() < 0:  # a look at the smallest spares most networks the count
+            self._negative += int((batch.features < 0).sum())
+        largest = batch.logits.amax(dim=1)
+        self._without_logit += int((largest < 0).sum())
+        doubtful = batch.logits[largest <= 0]  # elsewhere the log-sum-exp is positive too
+        self._without_energy += int((doubtful.logsumexp(dim=1) <= 0).sum())
         self._add("predicted", torch.bincount(batch.predictions, minlength=batch.num_classes))
         if batch.labels is not None:
             self._add("true", torch.bincount(batch.labels, minlength=batch.num_classes))

@@ -37,9 +37,11 @@ class BinCounts(Statistic[Tensor]):
         bins = len(self.edges) - 1
         edges = torch.tensor(self.edges, dtype=values.dtype, device=values.device)
         index = torch.bucketize(values.contiguous(), edges, right=True) - 1
-        column = torch.arange(values.shape[1], device=values.device) * bins
-        inside = (index >= 0) & (index < bins)
-        found = torch.bincount((index + column)[inside], minlength=values.shape[1] * bins)
+        cell = index + torch.arange(values.shape[1], device=values.device) * bins
+        low, high = index.aminmax()
+        if low < 0 or high >= bins:  # a choice among the cells costs more than a look
+            cell = cell[(index >= 0) & (index < bins)]
+        found = torch.bincount(cell.flatten(), minlength=values.shape[1] * bins)
         self._add(found.reshape(-1, bins))
 
     def merge(self, other: Self) -> None:

@@ -109,17 +109,13 @@ class ClassMoments(Statistic[Moments]):
         return self.labels != "predicted"
 
     def update(self, batch: Activations) -> None:
-        values = batch.quantity(self.of)
-        labels = batch.predictions if self.labels == "predicted" else batch.labels
-        assert labels is not None, "fitting checks that labels are there"
-        if self.labels == "correct":
-            right = labels == batch.predictions
-            values, labels = values[right], labels[right]
+        values, labels = _counted(batch, self.of, self.labels)
         present, index = torch.unique(labels, return_inverse=True)
         count = torch.bincount(index, minlength=len(present)).to(torch.float64)
         mean = values.new_zeros(len(present), values.shape[1]).index_add_(0, index, values)
         mean /= count[:, None]
-        scatter = torch.zeros_like(mean).index_add_(0, index, (values - mean[index]).square())
+        squares = mean[index].sub_(values).square_()
+        scatter = torch.zeros_like(mean).index_add_(0, index, squares)
         self._allocate(batch.num_classes, mean)
         self._add(present, count, mean, scatter)
 
@@ -160,6 +156,62 @@ class ClassMoments(Statistic[Moments]):
             more = f" (nor {len(empty) - 1} other classes)" if len(empty) > 1 else ""
             raise NotEnoughImages(f"Class {empty[0]}{more} {what}: {remedy}.")
         return Moments(count, mean, scatter / count.clamp(min=1)[:, None])
+
+
+@dataclass(frozen=True, eq=False)
+class Means:
+    """By class: number ``[C]`` and mean ``[C, K]``, zeros of a class without any image."""
+
+    count: Tensor
+    mean: Tensor
+
+
+@dataclass
+class ClassMeans(Statistic[Means]):
+    """Mean of every class, in half the time of ``ClassMoments``.
+
+    Args:
+        of: the quantity.
+        labels: count an image for its true or for its predicted class, or only if both agree.
+    """
+
+    of: Quantity
+    labels: Counting = "true"
+    _count: Tensor | None = accumulator()
+    _sum: Tensor | None = accumulator()
+
+    @property
+    def needs_labels(self) -> bool:
+        return self.labels != "predicted"
+
+    def update(self, batch: Activations) -> None:
+        values, labels = _counted(batch, self.of, self.labels)
+        if self._count is None or self._sum is None:
+            self._count = values.new_zeros(batch.num_classes)
+            self._sum = values.new_zeros(batch.num_classes, values.shape[1])
+        self._count += torch.bincount(labels, minlength=batch.num_classes)
+        self._sum.index_add_(0, labels, values)
+
+    def merge(self, other: Self) -> None:
+        if other._count is not None and other._sum is not None:
+            self._count = other._count + (0 if self._count is None else self._count)
+            self._sum = other._sum + (0 if self._sum is None else self._sum)
+
+    def finalize(self) -> Means:
+        count = required(self._count)
+        return Means(count, required(self._sum) / count.clamp(min=1)[:, None])
+
+
+def _counted(batch: Activations, of: Quantity, counting: Counting) -> tuple[Tensor, Tensor]:
+    """The values of the images that count, and the class each counts for."""
+    values = batch.quantity(of)
+    labels = batch.predictions if counting == "predicted" else batch.labels
+    assert labels is not None, "fitting checks that labels are there"
+    if counting == "correct":
+        right = labels == batch.predictions
+        if not right.all():
+            return values[right], labels[right]
+    return values, labels
 
 
 @dataclass

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Generic, Self, TypeVar
 
@@ -92,7 +93,7 @@ class Extrema(Statistic[Range]):
     _range: Range | None = accumulator()
 
     def update(self, batch: Activations) -> None:
-        low, high = batch.quantity(self.of).aminmax()
+        low, high = batch.as_given(self.of).aminmax()
         self._add(Range(float(low), float(high)))
 
     def merge(self, other: Self) -> None:
@@ -130,7 +131,7 @@ class Quantiles(Statistic[Tensor]):
     def update(self, batch: Activations) -> None:
         values = batch.quantity(self.of).flatten()
         width = (self.range.high - self.range.low) / self.bins
-        position = (values - self.range.low) / width if width else torch.zeros_like(values)
+        position = (values - self.range.low).div_(width) if width else torch.zeros_like(values)
         index = position.to(torch.int64).clamp_(0, self.bins - 1)
         self._add(torch.bincount(index, minlength=self.bins))
 
@@ -223,8 +224,7 @@ class Reservoir(Statistic[Tensor]):
             raise InvalidInput(f"A reservoir must keep at least one row, got size={self.size}.")
 
     def update(self, batch: Activations) -> None:
-        rows = batch.quantity(self.of)
-        self._add(keyed_hashes(batch, rows, self.seed), rows)
+        self._add(keyed_hashes(batch, self.of, self.seed), batch.as_given(self.of))
 
     def merge(self, other: Self) -> None:
         for keys, rows in zip(other._keys, other._rows, strict=True):
@@ -257,15 +257,15 @@ class Reservoir(Statistic[Tensor]):
     def finalize(self) -> Tensor:
         required(self._rows or None)
         self._keep_smallest()
-        return self._rows[0]
+        return self._rows[0].to(torch.float64)
 
 
-def keyed_hashes(batch: Activations, rows: Tensor, seed: int) -> np.ndarray[Any, Any]:
-    """A hash of every image's id, of its row ``[N, K]`` where it has none, ``[N]`` unsigned."""
-    names: list[bytes] = (
-        [row.tobytes() for row in rows.cpu().numpy()]
+def keyed_hashes(batch: Activations, of: Quantity, seed: int) -> np.ndarray[Any, Any]:
+    """A hash of every image's id, of its quantity where it has none, ``[N]`` unsigned."""
+    names: Iterable[Any] = (
+        np.ascontiguousarray(batch.quantity(of).cpu().numpy())
         if batch.ids is None
-        else [i.encode(errors="surrogateescape") for i in batch.ids]
+        else (i.encode(errors="surrogateescape") for i in batch.ids)
     )
     key = str(seed).encode()
     digests = b"".join(hashlib.blake2b(n, digest_size=8, key=key).digest() for n in names)

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -104,8 +105,8 @@ class ASHS(_ASH):
     measures: ClassVar[str] = "energy with an image's large activations scaled up, others removed"
 
     def shaped(self, features: Tensor) -> Tensor:
-        kept = largest(features, self.percentile)
-        return features * kept * scale_factor(features, kept)
+        shaped = features * largest(features, self.percentile)
+        return shaped * scale_factor(features, shaped)
 
 
 def largest(features: Tensor, percentile: float) -> Tensor:
@@ -115,20 +116,27 @@ def largest(features: Tensor, percentile: float) -> Tensor:
     """
     size = features.shape[1]
     count = max(size - round(size * percentile / 100), 1)
-    smallest = features.topk(count, dim=1).values[:, -1:]
+    if features.device.type == "cpu":  # selection in numpy takes a fifth of the time of topk
+        parted = np.partition(features.numpy(), size - count, axis=1)
+        smallest = torch.from_numpy(parted[:, size - count, None])
+    else:
+        smallest = features.topk(count, dim=1).values[:, -1:]
+    kept = features >= smallest
+    if int(kept.sum()) == count * len(features):
+        return kept
     above, equal = features > smallest, features == smallest
     places = count - above.sum(dim=1, keepdim=True)
     return above | (equal & (equal.cumsum(dim=1) <= places))
 
 
 def scale_factor(features: Tensor, kept: Tensor) -> Tensor:
-    """``exp(s1 / s2)``, ``[N, 1]``: s1 the sum of all activations, s2 of those kept.
+    """``exp(s1 / s2)``, ``[N, 1]``: s1 the sum of all activations, s2 of those kept, others zero.
 
     As the kept ones are the largest, s1 / s2 is at most D over their number where s2 is positive;
     where it is not, which needs signed or no activations, the factor is one.
     """
     total = features.sum(dim=1, keepdim=True)
-    part = (features * kept).sum(dim=1, keepdim=True)
+    part = kept.sum(dim=1, keepdim=True)
     positive = part > 0
     ratio = torch.where(positive, total, 0.0) / torch.where(positive, part, 1.0)
     return ratio.clamp(max=_LARGEST_EXPONENT).exp()

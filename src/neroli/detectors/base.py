@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from neroli.activations import Activations, ActivationSource
+from neroli.activations import Activations, ActivationSource, all_finite
 from neroli.assumptions import Assumption, of_classes
 from neroli.detectors.about import Hyperparameter, Paper
 from neroli.errors import ArtefactError, InvalidInput, NotFitted
@@ -125,7 +125,7 @@ class Detector(ABC):
         batch.check_finite()
         with torch.no_grad():
             scores = self._placed(batch.features).compute(batch)
-        if not torch.isfinite(scores).all():
+        if not all_finite(scores):
             row = int((~torch.isfinite(scores)).nonzero()[0])
             name = f"row {row}" if batch.ids is None else f"image {batch.ids[row]!r}"
             raise InvalidInput(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from neroli.activations import Activations
@@ -24,5 +23,5 @@ class Entropy(Detector):
     measures: ClassVar[str] = "entropy of the softmax, -Σ p log p"
 
     def compute(self, batch: Activations) -> Tensor:
-        entropy: Tensor = torch.special.entr(batch.logits.softmax(dim=1)).sum(dim=1)
-        return entropy
+        log_p = batch.logits.log_softmax(dim=1)  # finite, so that 0 log 0 is 0
+        return -(log_p.exp() * log_p).sum(dim=1)

@@ -40,8 +40,12 @@ class GEN(Detector):
 
     def compute(self, batch: Activations) -> Tensor:
         log_p = batch.logits.log_softmax(dim=1)
-        largest, classes = log_p.topk(min(self.top, log_p.shape[1]), dim=1)
-        rest = log_p.scatter(1, classes[:, :1], -torch.inf).logsumexp(dim=1, keepdim=True)
-        # All but the first are at most 1/2, where 1 - p is exact.
-        log_not_p = torch.cat([rest, torch.log1p(-largest[:, 1:].exp())], dim=1)
-        return (self.gamma * (largest + log_not_p)).exp().sum(dim=1)
+        first, predicted = log_p.max(dim=1, keepdim=True)
+        others = log_p.scatter(1, predicted, -torch.inf)
+        rest = others.logsumexp(dim=1, keepdim=True)
+        if self.top < log_p.shape[1]:
+            others = others.topk(self.top - 1, dim=1).values
+        # All but the first are at most 1/2, where the logarithm of 1 - p is exact enough.
+        terms = others + (1 - others.exp()).log()
+        together = torch.cat([first + rest, terms], dim=1)
+        return (self.gamma * together).exp().sum(dim=1)

@@ -24,7 +24,7 @@ from neroli.tails import ClassBounds
 from neroli.taps import Requirements, Tap, Tapped
 
 _SMALLEST = 1e-6
-"""Below which a bound is not divided by; added by the authors, [mem]."""
+"""What a bound is at least when it is divided by."""
 
 
 @dataclass(eq=False)
@@ -49,10 +49,10 @@ class Gram(Detector):
 
     Bounds take two numbers for every class, power and channel: 1,000 classes on a ResNet-50 are
     150 MB. A class without any image has the bounds of all. A layer that no held-out image deviates
-    at counts as if its mean were 1e-6.
+    at is not divided by its mean.
 
-    Source: Sastry and Oore, ICML 2020, arXiv 1912.12510, eq. 3 to 6; the order of sum and root and
-    the small constants as remembered of the authors' program.
+    Source: Sastry and Oore, ICML 2020, arXiv 1912.12510; the order of sum and root as in the public
+    programs. The authors' own was not at hand.
     """
 
     name: ClassVar[str] = "gram"
@@ -106,7 +106,7 @@ class Gram(Detector):
                 f"None of the training images fell to the share held_out={self.held_out} by which "
                 "Gram weighs the layers: give more images."
             )
-        self.usual = (sums[:-1] / sums[-1]).clamp(min=_SMALLEST)
+        self.usual = torch.where(sums[:-1] > 0, sums[:-1] / sums[-1], 1.0)
 
     def compute(self, batch: Activations) -> Tensor:
         scores = (self.deviations(batch) / self.usual).sum(dim=1)
@@ -135,7 +135,7 @@ class _HeldOut:
     seed: int
 
     def __call__(self, batch: Activations) -> Tensor:
-        hashes = keyed_hashes(batch, batch.quantity("features"), self.seed)
+        hashes = keyed_hashes(batch, "features", self.seed)
         chosen = torch.from_numpy(hashes.astype(np.float64) < self.share * 2.0**64)
         return chosen.to(batch.features)
 

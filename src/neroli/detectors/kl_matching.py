@@ -14,7 +14,7 @@ from neroli.detectors.about import Paper
 from neroli.detectors.base import Detector, learned
 from neroli.fitting import Learning
 from neroli.head import LinearHead
-from neroli.moments import ClassMoments
+from neroli.moments import ClassMeans
 
 _SMALLEST = torch.finfo(torch.float64).tiny
 
@@ -46,15 +46,16 @@ class KLMatching(Detector):
     """Logarithm of every predicted class's mean probabilities, ``[C, C]``."""
 
     def learn(self, head: LinearHead) -> Learning:
-        classes = yield ClassMoments(_probabilities, "predicted", allow_empty=True)
+        classes = yield ClassMeans(_probabilities, "predicted")
         means = classes.mean
         one_hot = torch.eye(len(means), dtype=means.dtype, device=means.device)
         means = torch.where(classes.count[:, None] > 0, means, one_hot)
         self.log_means = means.clamp(min=_SMALLEST).log()
 
     def compute(self, batch: Activations) -> Tensor:
-        p = batch.logits.softmax(dim=1)
-        divergence = -torch.special.entr(p).sum(dim=1, keepdim=True) - p @ self.log_means.T
+        log_p = batch.logits.log_softmax(dim=1)
+        p = log_p.exp()
+        divergence = (p * log_p).sum(dim=1, keepdim=True) - p @ self.log_means.T
         nearest: Tensor = divergence.amin(dim=1)
         return nearest
 

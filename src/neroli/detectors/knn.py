@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -61,6 +62,6 @@ class KNN(Detector):
         query = normalize(batch.features, dim=1)
         # |q - b|^2 = |q|^2 + |b|^2 - 2 q.b: the order comes from the products, the value from the
         # difference, which stays exact near zero.
-        offset = -0.5 * self.bank.square().sum(dim=1)
+        offset = -0.5 * torch.linalg.vector_norm(self.bank, dim=1).square()
         row = greatest(query, self.bank, self.k, offset)[1][:, -1]
         return (query - self.bank[row]).square().sum(dim=1)

@@ -69,7 +69,8 @@ class NNGuide(Detector):
             size = min(_MOST, max(_FEWEST, self.k, round(_SHARE * count)))
         rows = yield Reservoir("features", size, self.seed)
         check_size("NNGuide", self.k, rows)
-        energy = head(rows).logsumexp(dim=1, keepdim=True)
+        # in the network's own precision, as its logits are; float64 would take twice as long
+        energy = head(rows.to(head.weight.dtype)).logsumexp(dim=1, keepdim=True).to(rows)
         self.bank = energy * (normalize(rows, dim=1) if self.normalise else rows)
 
     def compute(self, batch: Activations) -> Tensor:

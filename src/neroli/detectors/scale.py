@@ -48,6 +48,6 @@ class SCALE(Detector):
 
     def compute(self, batch: Activations) -> Tensor:
         assert self.head is not None
-        kept = largest(batch.features, self.percentile)
+        kept = batch.features * largest(batch.features, self.percentile)
         scaled = batch.features * scale_factor(batch.features, kept)
         return -self.head(scaled).logsumexp(dim=1)

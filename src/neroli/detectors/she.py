@@ -14,7 +14,7 @@ from neroli.detectors.about import Paper, parameter
 from neroli.detectors.base import Detector, learned
 from neroli.fitting import Learning
 from neroli.head import LinearHead
-from neroli.moments import ClassMoments, Counting
+from neroli.moments import ClassMeans, Counting
 from neroli.statistics import Mean
 
 
@@ -54,7 +54,7 @@ class SHE(Detector):
 
     def learn(self, head: LinearHead) -> Learning:
         classes, everything = yield (
-            ClassMoments("features", self.labels, allow_empty=True),
+            ClassMeans("features", self.labels),
             Mean("features"),
         )
         self.means = torch.where(classes.count[:, None] > 0, classes.mean, everything)

@@ -18,6 +18,10 @@ from neroli.statistics import ConfusionCounts, Mean
 _COLDEST, _HOTTEST = 1e-3, 1e3
 _MOST_PASSES = 60
 _TINY = 1e-300
+_STEP = 4.0
+"""By how much an inverse temperature changes at once, at most."""
+_ROWS = 128
+"""Rows handled at a time, few enough for the processor's cache."""
 
 
 @dataclass(eq=False)
@@ -69,21 +73,25 @@ class TemperatureScaledMSP(Detector):
     def _most_likely(self, head: LinearHead) -> Learning:
         """Newton's method for the inverse temperature, in which the likelihood is convex.
 
-        A step that leaves the interval known to hold the optimum is replaced by its middle.
+        Steps are bounded, and one that leaves the interval known to hold the optimum is replaced by
+        its middle.
         """
         confusion = yield ConfusionCounts()
         spread = 0.0
         if bool((confusion.label == confusion.predicted).all()):
             spread = head.num_classes / (float(confusion.count.sum()) + head.num_classes)
         low, high, inverse = 1 / _HOTTEST, 1 / _COLDEST, 1.0
-        at_low, at_high, here = yield tuple(Mean(_Slope(x, spread)) for x in (low, high, inverse))
-        if at_low[0] >= 0 or at_high[0] <= 0:
-            self.used_temperature = at_low.new_tensor(1 / (low if at_low[0] >= 0 else high))
+        here = yield Mean(_Slope(inverse, spread))
+        end = high if here[0] < 0 else low  # the only one beyond which the optimum may lie
+        slope = (yield Mean(_Slope(end, spread)))[0]
+        if (slope <= 0) if end == high else (slope >= 0):
+            self.used_temperature = here.new_tensor(1 / end)
             return
         for _ in range(_MOST_PASSES):
             slope, curvature = here.tolist()
             low, high = (inverse, high) if slope < 0 else (low, inverse)
-            last, inverse = inverse, inverse - slope / max(curvature, _TINY)
+            last, wanted = inverse, inverse - slope / max(curvature, _TINY)
+            inverse = min(max(wanted, last / _STEP), last * _STEP)
             if not low <= inverse <= high:
                 inverse = (low * high) ** 0.5
             if abs(inverse - last) <= 1e-9 * last:
@@ -108,10 +116,17 @@ class _Slope:
 
     def __call__(self, batch: Activations) -> Tensor:
         assert batch.labels is not None, "fitting checks that labels are there"
-        logits = batch.logits.double()
-        p = (logits * self.inverse).softmax(dim=1)
-        mean = (p * logits).sum(dim=1)
-        variance = (p * (logits - mean[:, None]).square()).sum(dim=1)
-        own = logits.gather(1, batch.labels[:, None])[:, 0]
+        parts = zip(torch.split(batch.logits, _ROWS), torch.split(batch.labels, _ROWS), strict=True)
+        return torch.cat([self._of(logits, labels) for logits, labels in parts])
+
+    def _of(self, logits: Tensor, labels: Tensor) -> Tensor:
+        logits = logits.double()
+        logits = logits - logits.amax(dim=1, keepdim=True)
+        weights = (logits * self.inverse).exp_()
+        total = weights.sum(dim=1)
+        mean = weights.mul_(logits).sum(dim=1) / total
+        # Rounding is of the size of the mean's square, which a step of Newton's can bear.
+        variance = weights.mul_(logits).sum(dim=1) / total - mean.square()
+        own = logits.gather(1, labels[:, None])[:, 0]
         target = (1 - self.spread) * own + self.spread * logits.mean(dim=1)
-        return torch.stack([mean - target, variance], dim=1)
+        return torch.stack([mean - target, variance.clamp(min=0)], dim=1)
