@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Self
 
@@ -13,9 +14,11 @@ from torch import Tensor
 from neroli.activations import Activations, ActivationSource, all_finite
 from neroli.assumptions import Assumption, of_classes
 from neroli.detectors.about import Hyperparameter, Paper
+from neroli.detectors.shares import Shares
 from neroli.errors import ArtefactError, InvalidInput, NotFitted
 from neroli.fitting import Learning, fit
 from neroli.head import LinearHead
+from neroli.relevance import ClassEvidence
 from neroli.taps import NOTHING, Requirements
 from neroli.validation import check_types
 
@@ -109,6 +112,56 @@ class Detector(ABC):
             InvalidInput: if the batch is of another model, lacks what is required, or holds NaN or
                 infinity.
         """
+        self._check(batch)
+        with torch.no_grad():
+            scores = self._placed(batch.features).compute(batch)
+        if not all_finite(scores):
+            row = int((~torch.isfinite(scores)).nonzero()[0])
+            name = f"row {row}" if batch.ids is None else f"image {batch.ids[row]!r}"
+            raise InvalidInput(
+                f"The {type(self).__name__} score of {name} is not finite: its features or logits "
+                "are too large or too small for the arithmetic."
+            )
+        return scores
+
+    def shares(self, batch: Activations) -> Shares:
+        """The score taken apart into what each neuron adds.
+
+        Args:
+            batch: as of ``score``.
+
+        Returns:
+            parts ``[N, D]`` and ``[N]`` in the features' dtype that sum to the score.
+
+        Raises:
+            NotFitted, InvalidInput: as ``score``; InvalidInput too if this method's score is not
+                known as a sum over neurons.
+        """
+        self._check(batch)
+        if self.head is None:
+            raise NotFitted(f"{type(self).__name__} needs the head: call fit first.")
+        with torch.no_grad():
+            shares = self._placed(batch.features).split(batch)
+        if shares is None:
+            raise InvalidInput(
+                f"The score of {type(self).__name__} is not known as a sum over neurons: choose "
+                "another detector to explain, such as NERO, LINe, CADRef or RelevanceDeviation."
+            )
+        return shares
+
+    def split(self, batch: Activations) -> Shares | None:
+        """What ``shares`` gives, if the method is known as a sum over neurons; see ``compute``."""
+        return None
+
+    def evidence(self, head: LinearHead) -> Callable[[Activations], Tensor]:
+        """What neurons, and in the last column the bias, contribute to the prediction.
+
+        A quantity ``[N, D + 1]`` by which explanations compare an image with training images; here
+        that to the predicted class's logit.
+        """
+        return ClassEvidence(head)
+
+    def _check(self, batch: Activations) -> None:
         missing = [f.name for f in self._learned_fields() if not hasattr(self, f.name)]
         if missing or (self.uses_head and self.head is None):
             raise NotFitted(
@@ -123,16 +176,6 @@ class Detector(ABC):
             )
         self.requires.check(batch)
         batch.check_finite()
-        with torch.no_grad():
-            scores = self._placed(batch.features).compute(batch)
-        if not all_finite(scores):
-            row = int((~torch.isfinite(scores)).nonzero()[0])
-            name = f"row {row}" if batch.ids is None else f"image {batch.ids[row]!r}"
-            raise InvalidInput(
-                f"The {type(self).__name__} score of {name} is not finite: its features or logits "
-                "are too large or too small for the arithmetic."
-            )
-        return scores
 
     def fit(self, activations: ActivationSource, head: LinearHead) -> Self:
         """Fit this detector alone; ``neroli.fit`` fits several in the same passes."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from neroli.head import LinearHead
+
 
 @dataclass(frozen=True, eq=False)
 class Shares:
@@ -37,14 +39,18 @@ def neurons_alone(neurons: Tensor, given: str = "") -> Shares:
     return Shares(neurons, nothing, nothing, given=given)
 
 
-def energy_shares(evidence: Tensor, logits: Tensor, bias: Tensor) -> Shares:
-    """Shares of ``-LSE(z)``, as ``-sum_k p_k z_k`` less the entropy of ``p = softmax(z)``.
+ENTROPY = "minus the entropy of the probabilities"
+
+
+def energy_shares(features: Tensor, head: LinearHead, temperature: float = 1.0) -> Shares:
+    """Shares of ``-T LSE(z / T) = -sum_k p_k z_k - T H(p)``, where ``p = softmax(z / T)``.
 
     Args:
-        evidence: ``sum_k p_k`` times what each neuron adds to logit k, ``[N, D]``.
-        logits: z, ``[N, C]``.
-        bias: that of the head, ``[C]``.
+        features: ``[N, D]``.
+        head: which gives the logits z of them.
+        temperature: T.
     """
-    log_p = logits.log_softmax(dim=1)
+    log_p = (head(features) / temperature).log_softmax(dim=1)
     p = log_p.exp()
-    return Shares(-evidence, -(p @ bias), (p * log_p).sum(dim=1), "minus the entropy of the logits")
+    entropy = -temperature * (p * log_p).sum(dim=1)
+    return Shares(-(p @ head.weight) * features, -(p @ head.bias), -entropy, ENTROPY)
