@@ -141,17 +141,23 @@ class Detector(ABC):
         if self.head is None:
             raise NotFitted(f"{type(self).__name__} needs the head: call fit first.")
         with torch.no_grad():
-            shares = self._placed(batch.features).split(batch)
-        if shares is None:
-            raise InvalidInput(
-                f"The score of {type(self).__name__} is not known as a sum over neurons: choose "
-                "another detector to explain, such as NERO, LINe, CADRef or RelevanceDeviation."
-            )
-        return shares
+            return self._placed(batch.features).split(batch)
 
-    def split(self, batch: Activations) -> Shares | None:
+    @property
+    def is_additive(self) -> bool:
+        """Whether ``shares`` is known of this method."""
+        return type(self).split is not Detector.split
+
+    def compared_class(self, batch: Activations) -> Tensor:
+        """The class that explanations compare each image with, ``[N]``: here the predicted one."""
+        return batch.predictions
+
+    def split(self, batch: Activations) -> Shares:
         """What ``shares`` gives, if the method is known as a sum over neurons; see ``compute``."""
-        return None
+        raise InvalidInput(
+            f"The score of {type(self).__name__} is not known as a sum over neurons: choose "
+            "another detector to explain, such as NERO, LINe, CADRef or RelevanceDeviation."
+        )
 
     def evidence(self, head: LinearHead) -> Callable[[Activations], Tensor]:
         """What neurons, and in the last column the bias, contribute to the prediction.

@@ -138,6 +138,13 @@ class NERO(Detector):
             else "",
         )
 
+    def compared_class(self, batch: Activations) -> Tensor:
+        """The class of the nearest centroid."""
+        assert self.head is not None, "a batch is scored first"
+        neurons = HeadRelevance(self.head.like(batch.features), self.eps)(batch)[:, :-1]
+        placed = self._placed(batch.features)
+        return torch.cdist(placed._projected(neurons), placed.centroids, p=1).argmin(dim=1)
+
     def evidence(self, head: LinearHead) -> HeadRelevance:
         """The relevance, started from the probabilities."""
         return HeadRelevance(head, self.eps)

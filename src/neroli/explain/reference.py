@@ -12,6 +12,7 @@ from torch import Tensor
 from neroli.activations import Activations
 from neroli.assumptions import Assumption
 from neroli.detectors import Detector
+from neroli.errors import NotFitted
 from neroli.explain.examples import LargestImages, TopImages
 from neroli.fitting import Learning
 from neroli.head import LinearHead
@@ -44,14 +45,36 @@ class Reference:
     examples: int = 0
 
     head: LinearHead | None = field(default=None, init=False, repr=False)
+    shrunk: float | None = field(default=None, init=False, repr=False)
     state: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def fitted_head(self) -> LinearHead:
+        """The head of the classifier it was fitted on.
+
+        Raises:
+            NotFitted: before ``fit``.
+        """
+        if self.head is None or not self.state:
+            raise NotFitted("The reference is not fitted: fit([detector, reference], ...) first.")
+        return self.head
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean evidence by predicted class, ``[C, D + 1]``; of all images for a class without."""
+        return self.state["mean"]
+
+    @property
+    def spread(self) -> Tensor:
+        """Its standard deviation, ``[C, D + 1]``."""
+        return self.state["spread"]
 
     @property
     def requires_to_fit(self) -> Requirements:
         return NOTHING
 
     @property
-    def assumes(self) -> tuple[Assumption, ...]:
+    def assumed(self) -> tuple[Assumption, ...]:
         return ()
 
     def forget(self) -> None:
@@ -70,10 +93,10 @@ class Reference:
         if self.examples:
             wanted += [Reservoir(evidence, self.examples), Reservoir(_IdBytes(), self.examples)]
         classes, relevant, *more = yield tuple(wanted)
+        usual = classes.filled()
         self.state = {
-            "count": classes.count,
-            "mean": classes.mean.float(),
-            "spread": classes.variance.sqrt().float(),
+            "mean": usual.mean.float(),
+            "spread": usual.variance.sqrt().float(),
             "relevant": _id_bytes(relevant),
         }
         if self.by_activation:

@@ -1,0 +1,1 @@
+"""Why an image was flagged: its neurons, its pixels, and examples beside it."""
