@@ -314,7 +314,12 @@ def _gradient_times_input(
                 "The network's features are not differentiable in its images, so that nothing can "
                 "be propagated to these: look for detach() or no_grad() in its forward()."
             )
-        (gradient,) = torch.autograd.grad(computed, leaf, factors.to(computed), allow_unused=True)
+        try:
+            (gradient,) = torch.autograd.grad(
+                computed, leaf, factors.to(computed), allow_unused=True
+            )
+        except RuntimeError as error:  # such as of what a later layer changes in place
+            raise InvalidInput(f"The network cannot be differentiated: {error}") from error
     relevance = images * (torch.zeros_like(images) if gradient is None else gradient)
     if not torch.isfinite(relevance).all():
         raise InvalidInput(
@@ -325,13 +330,13 @@ def _gradient_times_input(
 
 
 def _checked_images(classifier: Classifier, images: Any) -> Tensor:
-    images = classifier.prepare(images)
-    if images.ndim != 4:
+    prepared: Tensor = classifier.prepare(images)
+    if prepared.ndim != 4:
+        hint = ": a single image needs a batch dimension, images[None]" * (prepared.ndim == 3)
         raise InvalidInput(
-            f"Heat maps need images [N, channels, H, W], got shape {list(images.shape)}"
-            + (": a single image needs a batch dimension, images[None]." * (images.ndim == 3) or ".")
+            f"Heat maps need images [N, channels, H, W], got shape {list(prepared.shape)}{hint}."
         )
-    return images
+    return prepared
 
 
 def _check_start(start: Any, expected: list[int]) -> None:

@@ -33,7 +33,7 @@ _BLUE_TO_RED = (
 
 def colours_of(maps: Tensor, *, quantile: float = 0.995, smoothing: float = 0.0) -> Picture:
     """Maps ``[N, H, W]`` in colour, ``[N, H, W, 3]`` uint8; see ``Heatmap.colours``."""
-    return _coloured(_scaled(maps, quantile, smoothing)).round().astype(np.uint8)
+    return np.asarray(_coloured(_scaled(maps, quantile, smoothing)).round(), dtype=np.uint8)
 
 
 def overlaid(
@@ -68,7 +68,7 @@ def overlaid(
     grey = (pictures @ np.array([0.299, 0.587, 0.114]))[..., None]  # luma of ITU-R BT.601
     cover = strength * np.abs(resized)[..., None]
     mixed = (1 - cover) * grey + cover * _coloured(resized)
-    return mixed.round().clip(0, 255).astype(np.uint8)
+    return np.asarray(mixed.round(), dtype=np.uint8)
 
 
 def pictures_of(images: Tensor, preprocessing: Preprocessing | None) -> Picture:
@@ -86,7 +86,9 @@ def pictures_of(images: Tensor, preprocessing: Preprocessing | None) -> Picture:
     """
     if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
         got = list(images.shape) if isinstance(images, Tensor) else type(images).__name__
-        raise InvalidInput(f"images must be a floating-point tensor [N, channels, H, W], got {got}.")
+        raise InvalidInput(
+            f"images must be a floating-point tensor [N, channels, H, W], got {got}."
+        )
     if not torch.isfinite(images).all():
         raise InvalidInput("images must be finite to be shown.")
     values = images.detach().cpu().double()

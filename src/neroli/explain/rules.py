@@ -17,6 +17,7 @@ import torch
 from autolrp import INSTALLERS, REWRITES, LRPConfig, LRPTensor, graph_lrp, merge, walk
 from autolrp.backward.graph import parents, reaches_input_map
 from autolrp.forward.intercept import HAS_PARAMETER
+from autolrp.nodes import canonical
 from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.nn import functional as F
@@ -96,7 +97,7 @@ def _run(
         raise NoRules("the network computes other features when it is traced")
     strategy = merge(INSTALLERS, _INSTALLERS)
     with torch.enable_grad():  # which autolrp's own measurements on the graph need, too
-        total = NeroliStart.apply(computed, start.to(computed.dtype))
+        total = NeroliStart.apply(computed, start.to(computed.dtype))  # type: ignore[no-untyped-call]
         used = _checked_rules([node for node, _ in walk(total, strategy)], rules)
         config = LRPConfig.attnlrp() if used == "attention" else LRPConfig.composite()
         graph_lrp(total, config, strategy=strategy)
@@ -106,15 +107,18 @@ def _run(
 def _checked_rules(nodes: list[Any], rules: Literal["auto"] | Rules) -> Rules:
     """The rules to use, after a look at the nodes where autolrp is silent without a rule."""
     from_pixels = reaches_input_map(nodes)
-    live = [node for node in nodes if from_pixels[id(node)]]
-    for node in live:
+    kinds = set()
+    for node in (node for node in nodes if from_pixels[id(node)]):
         operands = [p for p in parents(node, skip_aliases=False) if p is not None]
         both = sum(from_pixels[id(operand)] for operand in operands) > 1
         if _SUMMED.search(node.name()) or (both and _ADDED.search(node.name())):
             raise NoRules(f"there is no rule for its {node.name()}")
+        kinds.add((canonical(node.name()), both))
     if rules != "auto":
         return rules
-    return "attention" if any("Softmax" in node.name() for node in live) else "composite"
+    # tokens multiplied with weights that tokens gave: some gates have a softmax too
+    attention = ("BmmBackward", True) in kinds and ("SoftmaxBackward", False) in kinds
+    return "attention" if attention else "composite"
 
 
 def _check_warnings(caught: Iterable[warnings.WarningMessage]) -> None:
