@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from neroli import Activations, Classifier
 from neroli.errors import InvalidInput
@@ -83,6 +84,35 @@ def test_a_bias_absorbs_its_share() -> None:
     # of weighted input 3 and bias -1, the input keeps 3 / (3 + 1) of 8
     torch.testing.assert_close(heatmap.relevance, torch.tensor([[[2.0, 4.0]]]))
     torch.testing.assert_close(heatmap.absorbed, torch.tensor([0.25]))
+
+
+def test_where_nothing_speaks_for_an_output_what_speaks_against_it_shares_its_relevance() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 1, (1, 2)), nn.ReLU(), nn.Flatten(), linear([1.0], [0.0]))
+    network[0].weight.data = torch.tensor([[[[-1.0, -3.0]]]])
+    network[0].bias.data = torch.tensor([9.0])
+    heatmap = propagate(
+        Classifier(network, head="3"), torch.tensor([[[[2.0, 2.0]]]]), torch.tensor([[8.0]])
+    )
+    torch.testing.assert_close(heatmap.relevance, torch.tensor([[[2.0, 6.0]]]))
+
+
+def test_folding_batch_norm_changes_nothing() -> None:
+    network = untrained_resnet20().double()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.bias.data.normal_(std=0.1)
+    folded = copy.deepcopy(network)
+    for parent in folded.modules():
+        for number in ("1", "2"):
+            if hasattr(parent, f"bn{number}"):
+                conv, norm = getattr(parent, f"conv{number}"), getattr(parent, f"bn{number}")
+                setattr(parent, f"conv{number}", fuse_conv_bn_eval(conv, norm))
+                setattr(parent, f"bn{number}", nn.Identity())
+    images = draw(2, 3, 32, 32)
+    start = draw(2, 64, seed=1).double()
+    ours, theirs = (propagate(Classifier(n), images, start) for n in (folded, network))
+    scale = float(theirs.channels.abs().max())
+    assert float((ours.channels - theirs.channels).abs().max()) < 1e-3 * scale
 
 
 def test_the_rules_are_those_of_zennit() -> None:

@@ -127,11 +127,15 @@ def propagate(
     """Propagate relevance from the penultimate neurons to the pixels.
 
     The network is run twice and then walked backwards, about the time of five to ten runs; it is
-    given back as it was found, with its parameters' gradients untouched. ``"composite"`` are the
-    z+ rule for convolutions and the epsilon rule (1e-6) for linear layers; relevance of sums and
-    means is shared in proportion to the magnitudes, and normalisations and non-linear functions
-    pass it on. ``"attention"`` are those of AttnLRP: gamma 0.25 for convolutions, the Jacobian of
-    softmax and y / x for non-linear functions. Conservation says how much arrived.
+    given back as it was found, with its parameters' gradients untouched.
+
+    ``"composite"`` rules: z+ for convolutions (where nothing speaks for an output, what speaks
+    against it shares its relevance) and epsilon, 1e-6, for linear layers; relevance of sums and
+    means is shared in proportion to the magnitudes; normalisations and non-linear functions pass it
+    on. Biases of convolutions and norms take none, so that folding a batch norm changes nothing;
+    those of linear layers take the share ``|b| / (|z| + |b|)`` of theirs. ``"attention"`` rules are
+    those of AttnLRP: gamma 0.25 for convolutions, the Jacobian of softmax and y / x for non-linear
+    functions; much more is absorbed by them. ``Heatmap.conservation`` says how much arrived.
 
     A model in half precision is copied to float32 for this, in which the rules' small stabilisers
     do not vanish; the copy takes memory while the call lasts.
@@ -142,7 +146,7 @@ def propagate(
         start: ``[N, D]`` relevance of the D neurons that the head reads, in any unit, or a function
             that computes it from the activations of a batch of these images.
         batch_size: images that are propagated at a time; memory grows with it and not with N.
-        rules: which; ``"auto"`` takes ``"attention"`` for networks that have softmax inside.
+        rules: which; ``"auto"`` takes ``"attention"`` where softmax weights multiply tokens.
 
     Returns:
         The heat maps, on the model's device. Where relevance propagation meets a step that it has

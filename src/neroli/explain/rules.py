@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import autolrp
@@ -99,7 +99,7 @@ def _run(
     with torch.enable_grad():  # which autolrp's own measurements on the graph need, too
         total = NeroliStart.apply(computed, start.to(computed.dtype))  # type: ignore[no-untyped-call]
         used = _checked_rules([node for node, _ in walk(total, strategy)], rules)
-        config = LRPConfig.attnlrp() if used == "attention" else LRPConfig.composite()
+        config = LRPConfig.attnlrp() if used == "attention" else _composite()
         graph_lrp(total, config, strategy=strategy)
     return used
 
@@ -131,6 +131,11 @@ def _check_warnings(caught: Iterable[warnings.WarningMessage]) -> None:
             warnings.warn_explicit(
                 warning.message, warning.category, warning.filename, warning.lineno
             )
+
+
+def _composite() -> LRPConfig:
+    preset = LRPConfig.composite()
+    return LRPConfig({**preset.rule, "ConvolutionBackward": _positive}, eps=preset.eps)
 
 
 class _Replacing(TorchFunctionMode):
@@ -178,6 +183,38 @@ class NeroliStart(torch.autograd.Function):
         return relevance * gradients[0], None
 
 
+def _positive(
+    x: Tensor,
+    weight: Tensor,
+    relevance: Tensor,
+    eps: float,
+    forward: Callable[[Tensor, Tensor], Tensor],
+    to_input: Callable[[Tensor, Tensor], Tensor],
+    to_weight: Callable[[Tensor, Tensor], Tensor],
+    *,
+    attribute: str = "lhs",
+) -> tuple[Tensor, None]:
+    """The z+ rule, and for an output that has no positive contribution, the negative ones.
+
+    Of such outputs a positive bias speaks; in depthwise convolutions they are many, and z+ alone
+    would lose what relevance they have: nearly all of it in a MobileNetV2.
+    """
+
+    def shared(signs: tuple[Tensor, Tensor], relevance: Tensor, total: Tensor) -> Tensor:
+        share = relevance / torch.where(total < 0, total - eps, total + eps)
+        return over * to_input(signs[0], share) + under * to_input(signs[1], share)
+
+    over, under = x.clamp(min=0), x.clamp(max=0)
+    rising, falling = weight.clamp(min=0), weight.clamp(max=0)
+    positive = forward(over, rising) + forward(under, falling)
+    alone = (positive <= eps) & (relevance != 0)
+    result = shared((rising, falling), relevance.masked_fill(alone, 0), positive)
+    if alone.any():
+        negative = forward(over, falling) + forward(under, rising)
+        result = result + shared((falling, rising), relevance * alone, negative)
+    return result, None
+
+
 def _as_given(node: Any, config: LRPConfig) -> None:
     """Keep what the node's own backward yields."""
 
@@ -208,7 +245,29 @@ def _average_pool(node: Any, config: LRPConfig) -> Any:
     return node.register_hook(hook)
 
 
+class _WithoutBias:
+    """A node of a convolution, as it looks to autolrp without a bias."""
+
+    def __init__(self, node: Any) -> None:
+        self._node = node
+        self.next_functions = (*node.next_functions[:2], (None, 0))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._node, name)
+
+
+def _convolution(node: Any, config: LRPConfig) -> Any:
+    """The rule of autolrp for convolutions; under z+ the bias takes no relevance.
+
+    So it is with the biases of batch norms, which are passed over, and a network with its batch
+    norms folded into the convolutions is explained as it was before.
+    """
+    plain = config.rule["ConvolutionBackward"] in (_positive, "zplus")
+    return INSTALLERS["ConvolutionBackward"](_WithoutBias(node) if plain else node, config)
+
+
 _INSTALLERS = {
+    "ConvolutionBackward": _convolution,
     "NeroliStartBackward": _as_given,
     "AvgPool2DBackward": _average_pool,
     "AdaptiveAvgPool2DBackward": _average_pool,
