@@ -27,6 +27,13 @@ class Shares:
     rest_is: str = ""
     given: str = ""
 
+    def row(self, index: int) -> Shares:
+        """Of one image alone, N = 1."""
+        rows = slice(index, index + 1)
+        return Shares(
+            self.neurons[rows], self.bias[rows], self.rest[rows], self.rest_is, self.given
+        )
+
     @property
     def score(self) -> Tensor:
         """The score, ``[N]``."""

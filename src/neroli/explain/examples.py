@@ -15,6 +15,31 @@ from neroli.statistics import Statistic, accumulator, required
 
 
 @dataclass(frozen=True, eq=False)
+class Examples:
+    """Training images beside one image, by their ids, the hashes of their contents.
+
+    Attributes:
+        nearest: those with the most similar evidence among the ones kept, and their distance.
+        of_neurons: of each top neuron those in which it adds most to their own class's logit.
+        by_activation: of each those in which it is most active; empty unless asked for at fitting.
+        thumbnails: pictures ``[h, w, 3]`` uint8 by id; empty unless asked for at fitting.
+    """
+
+    nearest: list[tuple[str, float]]
+    of_neurons: dict[int, list[str]]
+    by_activation: dict[int, list[str]]
+    thumbnails: dict[str, np.ndarray[Any, Any]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The ids for JSON, without the pictures."""
+        return {
+            "nearest": [{"id": name, "distance": distance} for name, distance in self.nearest],
+            "of_neurons": {str(n): ids for n, ids in self.of_neurons.items()},
+            "by_activation": {str(n): ids for n, ids in self.by_activation.items()},
+        }
+
+
+@dataclass(frozen=True, eq=False)
 class TopImages:
     """The images with the largest values of every column, largest first.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -47,6 +47,17 @@ class Heatmap:
 
     def __len__(self) -> int:
         return len(self.relevance)
+
+    def row(self, index: int) -> Heatmap:
+        """Of one image alone, N = 1."""
+        rows = slice(index, index + 1)
+        return replace(
+            self,
+            relevance=self.relevance[rows],
+            channels=self.channels[rows],
+            started=self.started[rows],
+            magnitude=self.magnitude[rows],
+        )
 
     @property
     def absorbed(self) -> Tensor:

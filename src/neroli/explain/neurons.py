@@ -17,6 +17,7 @@ from neroli.head import LinearHead
 from neroli.moments import ClassMoments
 
 _Z95 = 1.959963984540054
+_TENSORS = ("classes", "evidence", "bias_evidence", "usual", "spread", "usual_bias", "active")
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +45,14 @@ class Neurons:
     usual_bias: Tensor
     active: Tensor
     shares: Shares | None
+
+    def row(self, index: int) -> Neurons:
+        """Of one image alone, N = 1."""
+        rows = slice(index, index + 1)
+        return Neurons(
+            *(getattr(self, name)[rows] for name in _TENSORS),
+            shares=None if self.shares is None else self.shares.row(index),
+        )
 
     @property
     def deviation(self) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,13 +13,16 @@ from neroli.activations import Activations
 from neroli.assumptions import Assumption
 from neroli.detectors import Detector
 from neroli.errors import NotFitted
-from neroli.explain.examples import LargestImages, TopImages
+from neroli.explain.examples import Examples, LargestImages, TopImages
 from neroli.fitting import Learning
 from neroli.head import LinearHead
 from neroli.moments import ClassMoments
 from neroli.relevance import ClassEvidence
 from neroli.statistics import Reservoir, Statistic
 from neroli.taps import NOTHING, Requirements
+
+if TYPE_CHECKING:
+    from neroli.explain.neurons import Neurons
 
 ID_BYTES = 16
 """Length of an image's id, the hash of its content."""
@@ -77,6 +80,41 @@ class Reference:
     def assumed(self) -> tuple[Assumption, ...]:
         return ()
 
+    @property
+    def example_ids(self) -> Tensor:
+        """Ids of the training images kept to look for the nearest, ``[E, 16]`` uint8."""
+        return self.state.get("example_ids", torch.empty(0, ID_BYTES, dtype=torch.uint8))
+
+    def examples_of(self, found: Neurons, top: Sequence[int]) -> Examples:
+        """Training images beside one image.
+
+        Args:
+            found: the neurons of that image, N = 1.
+            top: those to show examples of.
+
+        Raises:
+            NotFitted: before ``fit``.
+        """
+        _ = self.fitted_head
+        evidence = torch.cat([found.evidence, found.bias_evidence[:, None]], dim=1)
+        nearest = []
+        if len(self.example_ids):
+            distances = torch.cdist(evidence.float(), self.state["examples"].to(evidence.device))
+            values, rows = distances[0].topk(min(self.top, len(self.example_ids)), largest=False)
+            names = _texts(self.example_ids[rows.cpu()])
+            nearest = list(zip(names, values.tolist(), strict=True))
+        pictures = self.state.get("thumbnails")
+        return Examples(
+            nearest=nearest,
+            of_neurons={n: _texts(self.state["relevant"][:, n]) for n in top},
+            by_activation={n: _texts(self.state["active"][:, n]) for n in top}
+            if "active" in self.state
+            else {},
+            thumbnails={}
+            if pictures is None
+            else dict(zip(_texts(self.example_ids), pictures.numpy(), strict=True)),
+        )
+
     def forget(self) -> None:
         """Drop everything learned."""
         self.head, self.state = None, {}
@@ -109,6 +147,11 @@ class Reference:
         """Nothing: what is usual is that of the training images."""
         return
         yield
+
+
+def _texts(ids: Tensor) -> list[str]:
+    """Ids ``[n, 16]`` as text, without those that stand for no image."""
+    return [bytes(row).hex() for row in ids.numpy() if row.any()]
 
 
 @dataclass(frozen=True)
