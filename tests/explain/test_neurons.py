@@ -11,7 +11,7 @@ from conftest import random_activations
 from neroli import Activations, LinearHead, fit
 from neroli.detectors import KNN, MSP, NERO, LINe, RelevanceDeviation
 from neroli.errors import NotFitted
-from neroli.explain.neurons import compare, neurons
+from neroli.explain.neurons import compare, neurons_of
 from neroli.explain.reference import Reference
 from neroli.relevance import relevance
 
@@ -32,7 +32,7 @@ def test_evidence_and_what_is_usual_in_loops(
     detector = RelevanceDeviation()
     reference = Reference(detector)
     fit([detector, reference], known, head)
-    found = neurons(detector, reference, new)
+    found = neurons_of(detector, reference, new)
     weight, bias = head.weight.numpy(), head.bias.numpy()
     for i in range(6):
         c = int(new.predictions[i])
@@ -57,7 +57,7 @@ def test_nero_compares_relevance_with_the_nearest_class(
     nero = NERO()
     reference = Reference(nero)
     fit([nero, reference], known, head)
-    found = neurons(nero, reference, new)
+    found = neurons_of(nero, reference, new)
     expected, bias = relevance(new, head)
     torch.testing.assert_close(found.evidence, expected)
     torch.testing.assert_close(found.bias_evidence, bias)
@@ -75,7 +75,7 @@ def test_a_detector_that_is_no_sum_still_shows_evidence(
     for detector in (KNN(bank_size=50), MSP()):
         reference = Reference(detector)
         fit([detector, reference], known, head)
-        found = neurons(detector, reference, new)
+        found = neurons_of(detector, reference, new)
         assert found.shares is None
         assert found.top(2)[0, 0] == found.deviation[0].abs().argmax()
         assert found.to_dict(0)["top"][0]["share"] is None
@@ -105,7 +105,7 @@ def test_the_reference_keeps_the_images_that_show_a_neuron(
 def test_what_is_not_fitted_says_so(new: Activations, known: Activations, head: LinearHead) -> None:
     line = LINe().fit(known, head)
     with pytest.raises(NotFitted, match="reference"):
-        neurons(line, Reference(line), new)
+        neurons_of(line, Reference(line), new)
 
 
 def test_sets_are_compared_with_intervals(head: LinearHead) -> None:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from neroli.errors import InvalidInput, NotFitted
 from neroli.explain.examples import Examples
 from neroli.explain.heatmap import Heatmap, of_prediction, propagate
-from neroli.explain.neurons import Neurons, neurons
+from neroli.explain.neurons import Neurons, neurons_of
 from neroli.explain.pictures import Picture, pictures_of
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def explain(guard: Guard, images: Any, names: Sequence[str] | None = None) -> li
         raise InvalidInput(f"There are {len(names)} names for {len(prepared)} images.")
     batch = guard.classifier(prepared, requires=guard.detector.requires)
     verdicts = guard.verdicts(batch)
-    found = neurons(guard.detector, reference, batch)
+    found = neurons_of(guard.detector, reference, batch)
     prediction = of_prediction(guard.classifier, prepared)
     deviation = propagate(guard.classifier, prepared, found.deviation * found.active)
     pictures = pictures_of(prepared, guard.classifier.preprocessing)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -49,8 +49,9 @@ class Neurons:
     def row(self, index: int) -> Neurons:
         """Of one image alone, N = 1."""
         rows = slice(index, index + 1)
-        return Neurons(
-            *(getattr(self, name)[rows] for name in _TENSORS),
+        return replace(
+            self,
+            **{name: getattr(self, name)[rows] for name in _TENSORS},
             shares=None if self.shares is None else self.shares.row(index),
         )
 
@@ -104,7 +105,7 @@ class Neurons:
         }
 
 
-def neurons(detector: Detector, reference: Reference, batch: Activations) -> Neurons:
+def neurons_of(detector: Detector, reference: Reference, batch: Activations) -> Neurons:
     """What the prediction and the score of N images rest on.
 
     Args:

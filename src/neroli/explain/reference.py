@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
 
 from neroli.activations import Activations
 from neroli.assumptions import Assumption
+from neroli.classifier import Classifier
+from neroli.data.sources import ImageSource
 from neroli.detectors import Detector
-from neroli.errors import NotFitted
+from neroli.errors import ArtefactError, NotFitted
 from neroli.explain.examples import Examples, LargestImages, TopImages
+from neroli.explain.thumbnails import thumbnails
 from neroli.fitting import Learning
 from neroli.head import LinearHead
 from neroli.moments import ClassMoments
@@ -79,6 +82,31 @@ class Reference:
     @property
     def assumed(self) -> tuple[Assumption, ...]:
         return ()
+
+    def add_thumbnails(self, source: ImageSource, classifier: Classifier) -> None:
+        """Keep small pictures of the examples, as the network was given them.
+
+        Args:
+            source: of the training images.
+            classifier: that they were given to.
+        """
+        self.state["thumbnails"] = thumbnails(
+            source, classifier.preprocessing, classifier.input_shape, self.example_ids
+        )
+
+    def load_state(self, state: dict[str, Tensor]) -> Self:
+        """Take over what ``state`` held, beside a detector that was loaded too.
+
+        Raises:
+            ArtefactError: if it is not one of this detector's head.
+        """
+        head = self.detector.head
+        assert head is not None, "the detector is loaded first"
+        size = [head.num_classes, head.num_features + 1]
+        if any(list(state[name].shape) != size for name in ("mean", "spread")):
+            raise ArtefactError("The usual evidence is not of the guard's head: fit it again.")
+        self.head, self.state = head, state
+        return self
 
     @property
     def example_ids(self) -> Tensor:
