@@ -7,6 +7,7 @@ instead, it is stopped here: there is no heat map of two methods mixed.
 
 from __future__ import annotations
 
+import functools
 import re
 import warnings
 from collections.abc import Callable, Iterable
@@ -14,8 +15,8 @@ from typing import Any, Literal
 
 import autolrp
 import torch
-from autolrp import INSTALLERS, REWRITES, LRPConfig, LRPTensor, graph_lrp, merge, walk
-from autolrp.backward.graph import parents, reaches_input_map
+from autolrp import INSTALLERS, REWRITES, LRPConfig, LRPTensor, graph_lrp, merge
+from autolrp.backward.graph import bfs_order, parents, reaches_input_map
 from autolrp.forward.intercept import HAS_PARAMETER
 from autolrp.nodes import canonical
 from torch import Tensor, nn
@@ -98,7 +99,7 @@ def _run(
     strategy = merge(INSTALLERS, _INSTALLERS)
     with torch.enable_grad():  # which autolrp's own measurements on the graph need, too
         total = NeroliStart.apply(computed, start.to(computed.dtype))  # type: ignore[no-untyped-call]
-        used = _checked_rules([node for node, _ in walk(total, strategy)], rules)
+        used = _checked_rules(list(bfs_order([total.grad_fn])), rules)
         config = LRPConfig.attnlrp() if used == "attention" else _composite()
         graph_lrp(total, config, strategy=strategy)
     return used
@@ -183,6 +184,10 @@ class NeroliStart(torch.autograd.Function):
         return relevance * gradients[0], None
 
 
+def _sum(terms: Iterable[Tensor]) -> Tensor:
+    return functools.reduce(torch.add, terms)
+
+
 def _positive(
     x: Tensor,
     weight: Tensor,
@@ -200,18 +205,24 @@ def _positive(
     would lose what relevance they have: nearly all of it in a MobileNetV2.
     """
 
-    def shared(signs: tuple[Tensor, Tensor], relevance: Tensor, total: Tensor) -> Tensor:
-        share = relevance / torch.where(total < 0, total - eps, total + eps)
-        return over * to_input(signs[0], share) + under * to_input(signs[1], share)
-
-    over, under = x.clamp(min=0), x.clamp(max=0)
+    # what one sign of the input contributes with one of the weights; after a ReLU, half is nothing
+    parts = [x.clamp(min=0)] + ([x.clamp(max=0)] if (x < 0).any() else [])
     rising, falling = weight.clamp(min=0), weight.clamp(max=0)
-    positive = forward(over, rising) + forward(under, falling)
+
+    def contributions(first: Tensor, second: Tensor) -> Tensor:
+        return _sum(forward(part, w) for part, w in zip(parts, (first, second), strict=False))
+
+    def shared(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
+        return _sum(
+            part * to_input(w, share) for part, w in zip(parts, (first, second), strict=False)
+        )
+
+    positive = contributions(rising, falling)
     alone = (positive <= eps) & (relevance != 0)
-    result = shared((rising, falling), relevance.masked_fill(alone, 0), positive)
+    result = shared(rising, falling, relevance.masked_fill(alone, 0) / (positive + eps))
     if alone.any():
-        negative = forward(over, falling) + forward(under, rising)
-        result = result + shared((falling, rising), relevance * alone, negative)
+        negative = contributions(falling, rising)
+        result = result + shared(falling, rising, relevance * alone / (negative - eps))
     return result, None
 
 
