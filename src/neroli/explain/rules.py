@@ -126,9 +126,13 @@ def _check_warnings(caught: Iterable[warnings.WarningMessage]) -> None:
     """Raise NoRules where a warning says that a plain gradient was passed on; repeat others'."""
     for warning in caught:
         text = str(warning.message)
-        if found := re.match(r"autoLRP: (?:no installer matched '(\w+)'|(\w+) matched)", text):
-            raise NoRules(f"there is no rule for its {found[1] or found[2]}")
-        if "for LRP" not in text and not text.startswith("autoLRP"):
+        if text.startswith("autoLRP:"):
+            found = re.match(
+                r"autoLRP: (?:no installer matched '(?:.*::)?(\w+)'|(\w+) matched)", text
+            )
+            step = (found[1] or found[2]) if found else f"operations ({text})"
+            raise NoRules(f"there is no rule for its {step}")
+        if "for LRP" not in text:  # of operations that it does not run in place
             warnings.warn_explicit(
                 warning.message, warning.category, warning.filename, warning.lineno
             )
