@@ -66,12 +66,12 @@ def by_rules(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            used = _run(model, head, leaf, features, start, rules)
+            used, steps = _run(model, head, leaf, features, start, rules)
         except (NoRules, torch.OutOfMemoryError):
             raise
         except Exception as error:  # of any layer of any model, and of autolrp
             raise NoRules(f"the propagation failed ({first_line(error)[:200]})") from error
-    _check_warnings(caught)
+    _check_warnings(caught, steps)
     if leaf.relevance is None:
         raise NoRules("no relevance arrived at the pixels")
     relevance = leaf.relevance.as_subclass(Tensor).detach()
@@ -87,7 +87,7 @@ def _run(
     features: Tensor,
     start: Tensor,
     rules: Literal["auto"] | Rules,
-) -> Rules:
+) -> tuple[Rules, set[str]]:
     calls = LastCalls()
     with watched(model, calls.watch(head.modules)), torch.enable_grad(), _Replacing():
         run(model, leaf)
@@ -99,31 +99,38 @@ def _run(
     strategy = merge(INSTALLERS, _INSTALLERS)
     with torch.enable_grad():  # which autolrp's own measurements on the graph need, too
         total = NeroliStart.apply(computed, start.to(computed.dtype))  # type: ignore[no-untyped-call]
-        used = _checked_rules(list(bfs_order([total.grad_fn])), rules)
+        used, steps = _checked_rules(list(bfs_order([total.grad_fn])), rules)
         config = LRPConfig.attnlrp() if used == "attention" else _composite()
         graph_lrp(total, config, strategy=strategy)
-    return used
+    return used, steps
 
 
-def _checked_rules(nodes: list[Any], rules: Literal["auto"] | Rules) -> Rules:
-    """The rules to use, after a look at the nodes where autolrp is silent without a rule."""
+def _checked_rules(nodes: list[Any], rules: Literal["auto"] | Rules) -> tuple[Rules, set[str]]:
+    """The rules to use, after a look at the nodes where autolrp is silent without a rule.
+
+    And the names of all nodes between features and pixels.
+    """
     from_pixels = reaches_input_map(nodes)
-    kinds = set()
+    kinds, steps = set(), set()
     for node in (node for node in nodes if from_pixels[id(node)]):
         operands = [p for p in parents(node, skip_aliases=False) if p is not None]
         both = sum(from_pixels[id(operand)] for operand in operands) > 1
         if _SUMMED.search(node.name()) or (both and _ADDED.search(node.name())):
             raise NoRules(f"there is no rule for its {node.name()}")
         kinds.add((canonical(node.name()), both))
+        steps.add(node.name().split("::")[-1])
     if rules != "auto":
-        return rules
+        return rules, steps
     # tokens multiplied with weights that tokens gave: some gates have a softmax too
     attention = ("BmmBackward", True) in kinds and ("SoftmaxBackward", False) in kinds
-    return "attention" if attention else "composite"
+    return "attention" if attention else "composite", steps
 
 
-def _check_warnings(caught: Iterable[warnings.WarningMessage]) -> None:
-    """Raise NoRules where a warning says that a plain gradient was passed on; repeat others'."""
+def _check_warnings(caught: Iterable[warnings.WarningMessage], steps: set[str]) -> None:
+    """Raise NoRules where a warning says that a plain gradient was passed on; repeat others'.
+
+    Nodes that no pixel leads to, such as of a table of positions, need no rule.
+    """
     for warning in caught:
         text = str(warning.message)
         if text.startswith("autoLRP:"):
@@ -131,8 +138,9 @@ def _check_warnings(caught: Iterable[warnings.WarningMessage]) -> None:
                 r"autoLRP: (?:no installer matched '(?:.*::)?(\w+)'|(\w+) matched)", text
             )
             step = (found[1] or found[2]) if found else f"operations ({text})"
-            raise NoRules(f"there is no rule for its {step}")
-        if "for LRP" not in text:  # of operations that it does not run in place
+            if found is None or step in steps:
+                raise NoRules(f"there is no rule for its {step}")
+        elif "for LRP" not in text:  # of operations that it does not run in place
             warnings.warn_explicit(
                 warning.message, warning.category, warning.filename, warning.lineno
             )
