@@ -74,6 +74,12 @@ def unseen_sum(x: Tensor) -> Tensor:
     return total.as_subclass(type(x))
 
 
+def overwritten(x: Tensor) -> Tensor:
+    x = x.clone()
+    x[:, :, 0] = 0
+    return x
+
+
 def broken(x: Tensor) -> Tensor:
     if type(x) is not Tensor:
         raise TypeError("only plain tensors")
@@ -86,6 +92,7 @@ def broken(x: Tensor) -> Tensor:
         (_Doubled.apply, "there is no rule for its _DoubledBackward"),
         (lambda x: x.logcumsumexp(2), "there is no rule for its LogcumsumexpBackward0"),
         (unseen_sum, "there is no rule for its AddBackward0"),
+        (overwritten, "there is no rule for its CopySlices"),
         (broken, "the propagation failed (The model cannot take images"),
         (F.dropout, "the network computes other features when it is traced"),
     ],

@@ -7,6 +7,7 @@ instead, it is stopped here: there is no heat map of two methods mixed.
 
 from __future__ import annotations
 
+import functools
 import re
 import warnings
 from collections.abc import Callable, Iterable
@@ -14,8 +15,8 @@ from typing import Any, Literal
 
 import autolrp
 import torch
-from autolrp import INSTALLERS, REWRITES, LRPConfig, LRPTensor, graph_lrp, merge, walk
-from autolrp.backward.graph import parents, reaches_input_map
+from autolrp import INSTALLERS, REWRITES, LRPConfig, LRPTensor, graph_lrp, merge
+from autolrp.backward.graph import bfs_order, parents, reaches_input_map
 from autolrp.forward.intercept import HAS_PARAMETER
 from autolrp.nodes import canonical
 from torch import Tensor, nn
@@ -65,12 +66,12 @@ def by_rules(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            used = _run(model, head, leaf, features, start, rules)
+            used, steps = _run(model, head, leaf, features, start, rules)
         except (NoRules, torch.OutOfMemoryError):
             raise
         except Exception as error:  # of any layer of any model, and of autolrp
             raise NoRules(f"the propagation failed ({first_line(error)[:200]})") from error
-    _check_warnings(caught)
+    _check_warnings(caught, steps)
     if leaf.relevance is None:
         raise NoRules("no relevance arrived at the pixels")
     relevance = leaf.relevance.as_subclass(Tensor).detach()
@@ -86,7 +87,7 @@ def _run(
     features: Tensor,
     start: Tensor,
     rules: Literal["auto"] | Rules,
-) -> Rules:
+) -> tuple[Rules, set[str]]:
     calls = LastCalls()
     with watched(model, calls.watch(head.modules)), torch.enable_grad(), _Replacing():
         run(model, leaf)
@@ -98,36 +99,48 @@ def _run(
     strategy = merge(INSTALLERS, _INSTALLERS)
     with torch.enable_grad():  # which autolrp's own measurements on the graph need, too
         total = NeroliStart.apply(computed, start.to(computed.dtype))  # type: ignore[no-untyped-call]
-        used = _checked_rules([node for node, _ in walk(total, strategy)], rules)
+        used, steps = _checked_rules(list(bfs_order([total.grad_fn])), rules)
         config = LRPConfig.attnlrp() if used == "attention" else _composite()
         graph_lrp(total, config, strategy=strategy)
-    return used
+    return used, steps
 
 
-def _checked_rules(nodes: list[Any], rules: Literal["auto"] | Rules) -> Rules:
-    """The rules to use, after a look at the nodes where autolrp is silent without a rule."""
+def _checked_rules(nodes: list[Any], rules: Literal["auto"] | Rules) -> tuple[Rules, set[str]]:
+    """The rules to use, after a look at the nodes where autolrp is silent without a rule.
+
+    And the names of all nodes between features and pixels.
+    """
     from_pixels = reaches_input_map(nodes)
-    kinds = set()
+    kinds, steps = set(), set()
     for node in (node for node in nodes if from_pixels[id(node)]):
         operands = [p for p in parents(node, skip_aliases=False) if p is not None]
         both = sum(from_pixels[id(operand)] for operand in operands) > 1
         if _SUMMED.search(node.name()) or (both and _ADDED.search(node.name())):
             raise NoRules(f"there is no rule for its {node.name()}")
         kinds.add((canonical(node.name()), both))
+        steps.add(node.name().split("::")[-1])
     if rules != "auto":
-        return rules
+        return rules, steps
     # tokens multiplied with weights that tokens gave: some gates have a softmax too
     attention = ("BmmBackward", True) in kinds and ("SoftmaxBackward", False) in kinds
-    return "attention" if attention else "composite"
+    return "attention" if attention else "composite", steps
 
 
-def _check_warnings(caught: Iterable[warnings.WarningMessage]) -> None:
-    """Raise NoRules where a warning says that a plain gradient was passed on; repeat others'."""
+def _check_warnings(caught: Iterable[warnings.WarningMessage], steps: set[str]) -> None:
+    """Raise NoRules where a warning says that a plain gradient was passed on; repeat others'.
+
+    Nodes that no pixel leads to, such as of a table of positions, need no rule.
+    """
     for warning in caught:
         text = str(warning.message)
-        if found := re.match(r"autoLRP: (?:no installer matched '(\w+)'|(\w+) matched)", text):
-            raise NoRules(f"there is no rule for its {found[1] or found[2]}")
-        if "for LRP" not in text and not text.startswith("autoLRP"):
+        if text.startswith("autoLRP:"):
+            found = re.match(
+                r"autoLRP: (?:no installer matched '(?:.*::)?(\w+)'|(\w+) matched)", text
+            )
+            step = (found[1] or found[2]) if found else f"operations ({text})"
+            if found is None or step in steps:
+                raise NoRules(f"there is no rule for its {step}")
+        elif "for LRP" not in text:  # of operations that it does not run in place
             warnings.warn_explicit(
                 warning.message, warning.category, warning.filename, warning.lineno
             )
@@ -183,6 +196,10 @@ class NeroliStart(torch.autograd.Function):
         return relevance * gradients[0], None
 
 
+def _sum(terms: Iterable[Tensor]) -> Tensor:
+    return functools.reduce(torch.add, terms)
+
+
 def _positive(
     x: Tensor,
     weight: Tensor,
@@ -200,18 +217,24 @@ def _positive(
     would lose what relevance they have: nearly all of it in a MobileNetV2.
     """
 
-    def shared(signs: tuple[Tensor, Tensor], relevance: Tensor, total: Tensor) -> Tensor:
-        share = relevance / torch.where(total < 0, total - eps, total + eps)
-        return over * to_input(signs[0], share) + under * to_input(signs[1], share)
-
-    over, under = x.clamp(min=0), x.clamp(max=0)
+    # what one sign of the input contributes with one of the weights; after a ReLU, half is nothing
+    parts = [x.clamp(min=0)] + ([x.clamp(max=0)] if (x < 0).any() else [])
     rising, falling = weight.clamp(min=0), weight.clamp(max=0)
-    positive = forward(over, rising) + forward(under, falling)
+
+    def contributions(first: Tensor, second: Tensor) -> Tensor:
+        return _sum(forward(part, w) for part, w in zip(parts, (first, second), strict=False))
+
+    def shared(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
+        return _sum(
+            part * to_input(w, share) for part, w in zip(parts, (first, second), strict=False)
+        )
+
+    positive = contributions(rising, falling)
     alone = (positive <= eps) & (relevance != 0)
-    result = shared((rising, falling), relevance.masked_fill(alone, 0), positive)
+    result = shared(rising, falling, relevance.masked_fill(alone, 0) / (positive + eps))
     if alone.any():
-        negative = forward(over, falling) + forward(under, rising)
-        result = result + shared((falling, rising), relevance * alone, negative)
+        negative = contributions(falling, rising)
+        result = result + shared(falling, rising, relevance * alone / (negative - eps))
     return result, None
 
 
