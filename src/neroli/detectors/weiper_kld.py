@@ -52,7 +52,8 @@ class WeiPerKLD(Detector):
     The authors' program draws new perturbations for every batch; here they are drawn once, so that
     a score does not change. Above 1,000 features it averages the histograms of chunks of 1,000,
     unweighted; here it is one histogram. Drawn weights of more than four million numbers are not
-    saved but drawn again; they take r C D numbers of memory (820 MB on ImageNet).
+    saved but drawn again; they take r C D numbers of memory (820 MB
+    on ImageNet in float32, and three times that while they are drawn and fitted).
 
     Source: Granz et al., NeurIPS 2024, arXiv 2405.17164, and the authors' program.
     """
