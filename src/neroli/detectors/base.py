@@ -123,8 +123,15 @@ class Detector(ABC):
             )
         self.requires.check(batch)
         batch.check_finite()
-        with torch.no_grad():
+        full = torch.autocast(batch.features.device.type, enabled=False)  # as it was calibrated
+        with torch.no_grad(), full:
             scores = self._placed(batch.features).compute(batch)
+        if not isinstance(scores, Tensor) or scores.shape != (len(batch),):
+            got = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+            raise InvalidInput(
+                f"compute() of {type(self).__name__} must give a score for each of the "
+                f"{len(batch)} images, [{len(batch)}], got {got}."
+            )
         if not all_finite(scores):
             row = int((~torch.isfinite(scores)).nonzero()[0])
             name = f"row {row}" if batch.ids is None else f"image {batch.ids[row]!r}"
@@ -162,7 +169,8 @@ class Detector(ABC):
             raise NotFitted(f"{type(self).__name__} is not fitted: there is no state to save.")
         state = {f.name: getattr(self, f.name) for f in self._learned_fields()}
         state |= {"head.weight": self.head.weight, "head.bias": self.head.bias}
-        return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+        # copies: detectors fitted together share what they learned, which files may not
+        return {name: t.detach().cpu().clone().contiguous() for name, t in state.items()}
 
     def load_state(self, state: dict[str, Tensor]) -> Self:
         """Take over what ``state()`` gave; replaces what was learned before.
@@ -190,6 +198,11 @@ class Detector(ABC):
             self.__dict__.pop(name, None)
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if self.__dict__.get("head") is not None and name in self.hyperparameters():
+            raise InvalidInput(
+                f"This {type(self).__name__} is fitted: create another with {name}={value!r} and "
+                "fit that."
+            )
         self.__dict__.pop("_placed_copy", None)
         super().__setattr__(name, value)
 

@@ -68,14 +68,14 @@ class WeiPerKLD(Detector):
     )
     measures: ClassVar[str] = "divergence of histograms of features and perturbed logits"
 
-    r: int = parameter(100, "perturbed heads", at_least=1)
+    r: int = parameter(100, "perturbed heads", within=(1, 10_000))
     delta: float = parameter(1.8, "size of the perturbation", within=(0, 1e6))
-    bins: int = parameter(100, "bins of a histogram", at_least=2)
+    bins: int = parameter(100, "bins of a histogram", within=(2, 100_000))
     lambda_1: float = parameter(2.5, "weight of the perturbed logits' divergence", within=(0, 1e6))
     lambda_2: float = parameter(0.1, "weight of the perturbed heads' confidence", within=(0, 1e6))
-    smoothing_features: int = parameter(4, "bins the features' average goes over", at_least=1)
-    smoothing_logits: int = parameter(15, "bins the logits' average goes over", at_least=1)
-    seed: int = parameter(0, "of the perturbations", at_least=0)
+    smoothing_features: int = parameter(4, "bins the features' average goes over", within=(1, 1e5))
+    smoothing_logits: int = parameter(15, "bins the logits' average goes over", within=(1, 1e5))
+    seed: int = parameter(0, "of the perturbations", within=(0, 2**32))
 
     ranges: Tensor = learned()
     """Smallest and largest feature and perturbed logit of the training images, ``[2, 2]``."""
