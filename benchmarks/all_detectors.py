@@ -4,7 +4,8 @@
 
 Trained on CIFAR-10; fitted together on 10,000 training images, with their defaults. Near OOD:
 CIFAR-100 (every second test image) and Tiny-ImageNet; far: MNIST and Medical-MNIST, all resized to
-32x32. Detectors that run the network again are scored on every so manieth image of each set.
+32x32. Detectors that run the network again are fitted and scored on every so manieth image of each
+set (--every).
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ def measure(network: str, every: int, folder: Path) -> str:
                 name,
                 folder / str(number),
                 needed(asked, to_fit=name == "train"),
-                every=every if number and name != "train" else 1,
+                every=every if number else 1,
             )
             for name in ("train", "test", *OUTSIDE)
         }

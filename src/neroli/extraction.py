@@ -78,6 +78,7 @@ def extract(
     images: Any,
     path: Path | str,
     *,
+    labelled: bool = False,
     batch_size: int = IMAGE_BATCH,
     requires: Requirements = NOTHING,
     progress: bool | None = None,
@@ -91,6 +92,7 @@ def extract(
         classifier: what to run.
         images: as ``as_source`` takes them.
         path: the store's folder.
+        labelled: take the classes that a folder or table states, as training images need them.
         batch_size: images at a time; a loader keeps its own.
         requires: what to keep beside features and logits, such as a detector's ``requires``.
         progress: show a progress bar on standard error; None does so on a terminal.
@@ -98,9 +100,12 @@ def extract(
     Raises:
         NotEnoughImages: if no image was readable.
         HeadNotFound, InvalidInput: as ``Classifier``.
+        ClassMapError: if stated classes are not those of the classifier.
         ArtefactError: if the store cannot be written.
     """
     source = as_source(images, batch_size)
+    if labelled and isinstance(source, Pictures):
+        source = with_classes(classifier, source)[0]
     find_head(classifier, source, requires)
     origin = Origin(classifier.weights_hash(), classifier.head_name, source.content)
     key = store_key(origin, classifier, source, requires)

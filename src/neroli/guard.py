@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -68,7 +69,7 @@ class Guard:
         if not isinstance(detector, Detector):
             raise InvalidInput(f"A guard needs a detector object such as NERO(), got {detector!r}.")
         self.classifier = classifier
-        self.detector = detector
+        self.detector = copy.copy(detector)  # which others may fit elsewhere
         self.calibration: Calibration | None = None
         self.model_source: ModelSource | None = None
         self.training: TrainingPart | None = None

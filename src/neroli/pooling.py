@@ -44,13 +44,16 @@ Pooling = Literal["mean", "max", "sum"] | GramSums
 """How the values of a channel at all places become one number, or one for each power."""
 
 
-def pooled(values: Tensor, pooling: Pooling, channels: Axis | None = None) -> Tensor:
+def pooled(
+    values: Tensor, pooling: Pooling, channels: Axis | None = None, square: bool = True
+) -> Tensor:
     """What a layer returned, pooled over all but images and channels.
 
     Args:
         values: ``[N, C]``, tokens ``[N, T, C]`` or a map ``[N, C, H, W]`` or ``[N, H, W, C]``.
         pooling: how.
         channels: "first" or "last"; None: last of tokens, found out of maps.
+        square: whether the images were, see ``channels_of``.
 
     Returns:
         ``[N, C]`` float32, or float64 if they are; ``[N, powers * C]`` of Gram matrices.
@@ -63,7 +66,7 @@ def pooled(values: Tensor, pooling: Pooling, channels: Axis | None = None) -> Te
     values = values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
     if values.ndim == 2:
         flat = values[:, None]
-    elif channels == "last" or (channels is None and _channels_are_last(values)):
+    elif channels_of(values, channels, square) == "last":
         flat = values.flatten(1, -2)
     else:
         flat = values.flatten(2).transpose(1, 2)
@@ -72,20 +75,27 @@ def pooled(values: Tensor, pooling: Pooling, channels: Axis | None = None) -> Te
     return flat.amax(1) if pooling == "max" else getattr(flat, pooling)(1)
 
 
-def _channels_are_last(values: Tensor) -> bool:
-    if values.ndim != 4:
-        return values.ndim == 3
+def channels_of(values: Tensor, stated: Axis | None = None, square: bool = True) -> Axis:
+    """Where the channels of what a layer returned are.
+
+    Args:
+        values: tokens ``[N, T, C]``, a map, or anything whose channels are its second axis.
+        stated: what the user says; None finds out.
+        square: whether the images were: the maps of others may be square by chance.
+
+    Raises:
+        InvalidInput: if a map does not tell.
+    """
+    if stated is not None:
+        return stated
     shape = values.shape
-    if shape[2] == shape[3]:
-        return False
-    if shape[1] == shape[2]:
-        return True
-    raise InvalidInput(unclear_channels(values))
-
-
-def unclear_channels(values: Tensor) -> str:
-    """The message about a map whose channels could be its first or its last axis."""
-    return (
-        f"A map of shape {list(values.shape)} does not tell where its channels are: name the layer "
-        "with '@first' or '@last'."
-    )
+    if values.ndim == 4:
+        if square and shape[2] == shape[3]:
+            return "first"
+        if square and shape[1] == shape[2]:
+            return "last"
+        raise InvalidInput(
+            f"A map of shape {list(shape)} does not tell where its channels are: name the layer "
+            "with '@first' or '@last'."
+        )
+    return "last" if values.ndim == 3 else "first"

@@ -6,6 +6,7 @@ does that during extraction; its values travel with the activations in ``Activat
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from neroli.errors import InvalidInput
+from neroli.errors import InvalidInput, first_line
 from neroli.head import HeadPath
 from neroli.running import LastCalls, run, watched
 
@@ -52,8 +53,12 @@ class Network:
         return self.head.read(calls)[1].float()
 
     def gradient(self, images: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
-        """The gradient at the images of a loss of their logits; the model's own are not touched."""
-        with torch.enable_grad():
+        """The gradient at the images of a loss of their logits; the model's own are not touched.
+
+        Raises:
+            InvalidInput: if the logits cannot be differentiated.
+        """
+        with _differentiable(), torch.enable_grad():
             leaf = images.detach().clone().requires_grad_()
             # a copy, since a model may begin by working in place
             (gradient,) = torch.autograd.grad(loss(self.logits(leaf.clone())), leaf)
@@ -65,13 +70,14 @@ class Network:
         """What layers return, and the gradient of a loss of the logits there.
 
         Raises:
-            InvalidInput: if a layer returns no tensor, or the logits do not depend on it.
+            InvalidInput: if a layer returns no tensor, the logits do not depend on it, or they
+                cannot be differentiated.
         """
         outputs: dict[str, Tensor] = {}
 
         def keep(layer: str) -> Change:
             def change(output: Tensor) -> Tensor:
-                if not isinstance(output, Tensor):
+                if not isinstance(output, Tensor) or not output.is_floating_point():
                     raise InvalidInput(f"The layer {layer!r} returns no tensor: name another.")
                 # the first of the layers is where the graph of a frozen model begins
                 kept = output if output.requires_grad else output.detach().requires_grad_()
@@ -80,15 +86,35 @@ class Network:
 
             return change
 
-        with torch.enable_grad():
-            total = loss(self.logits(images, {layer: keep(layer) for layer in layers}))
-            inputs = list(outputs.values()) if total.requires_grad else []
-            found = torch.autograd.grad(total, inputs, allow_unused=True) if inputs else ()
+        with _differentiable(), torch.enable_grad():
+            logits = self.logits(images.clone(), {layer: keep(layer) for layer in layers})
+            inputs = list(outputs.values()) if logits.requires_grad else []
+            found = torch.autograd.grad(loss(logits), inputs, allow_unused=True) if inputs else ()
         gradients = dict(zip(outputs, found, strict=False))  # none where no layer was reached
         for layer in layers:
             if gradients.get(layer) is None:
-                raise InvalidInput(f"The logits do not depend on layer {layer!r}: name another.")
+                raise InvalidInput(
+                    f"The logits have no gradient at the layer {layer!r}: name one that they "
+                    "depend on, in a network without detach() or no_grad() behind it."
+                )
         return [(outputs[layer].detach(), gradients[layer]) for layer in layers]
+
+    def changed_logits(self, images: Tensor, layer: str, change: Change) -> Tensor:
+        """Logits ``[N, C]`` of images with one layer's output changed.
+
+        Raises:
+            InvalidInput: if the network does not call that layer.
+        """
+        called = []
+
+        def noted(output: Tensor) -> Tensor:
+            called.append(layer)
+            return change(output)
+
+        logits = self.logits(images, {layer: noted})
+        if not called:
+            raise InvalidInput(f"The model did not call the layer {layer!r}: name another.")
+        return logits
 
 
 class Probe(Protocol):
@@ -105,9 +131,29 @@ class Probe(Protocol):
 
 
 @contextmanager
+def _differentiable() -> Iterator[None]:
+    """Outside of a caller's inference mode; errors of autograd are said in a sentence."""
+    try:
+        with torch.inference_mode(False):
+            yield
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError | InvalidInput):
+            raise
+        raise InvalidInput(
+            f"The network's logits cannot be differentiated ({first_line(error)}): look for "
+            "detach(), no_grad() or operations in place in its forward()."
+        ) from error
+
+
+@contextmanager
 def _changed(model: nn.Module, changes: Mapping[str, Change]) -> Iterator[None]:
+    here = threading.get_ident()  # the user's own threads may run the model meanwhile
+
     def hook(change: Change) -> Callable[..., Any]:
-        return lambda module, inputs, output: change(output)
+        def replace(module: nn.Module, inputs: Any, output: Any) -> Any:
+            return change(output) if threading.get_ident() == here else None
+
+        return replace
 
     with ExitStack() as hooks:
         for path, change in changes.items():

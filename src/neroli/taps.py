@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from neroli.activations import Activations
 from neroli.discovery import close
 from neroli.errors import HeadNotFound, InvalidInput
-from neroli.pooling import Axis, Pooling, pooled, unclear_channels
+from neroli.pooling import Axis, Pooling, pooled
 from neroli.probes import Probe
 from neroli.running import Watcher, run, watched
 from neroli.validation import check_types
@@ -133,7 +133,7 @@ class Requirements:
     def sites(self) -> list[Site]:
         """The layers that are needed by name."""
         named = [Site.parse(tap.layer) for tap in self.taps]
-        return named + [Site(layer) for probe in self.probes for layer in probe.layers()]
+        return named + [Site.parse(text) for probe in self.probes for text in probe.layers()]
 
     def check(self, batch: Activations) -> None:
         """Raise InvalidInput, naming the first thing that a batch lacks."""
@@ -175,11 +175,8 @@ def _pooling_watcher(tap: Tap, name: str, square: bool, into: dict[str, Tensor])
         if value is None or not value.is_floating_point() or value.ndim < 2:
             what = "no tensor" if value is None else f"{value.dtype} of shape {list(value.shape)}"
             raise InvalidInput(f"The layer {tap.layer!r} cannot be tapped: it yields {what}.")
-        if value.ndim == 4 and not square and site.channels is None:
-            # the maps of oblong images may be square by chance
-            raise InvalidInput(unclear_channels(value))
         # a copy, since [N, C] is not pooled and may be changed in place
-        into[name] = pooled(value, tap.pooling, site.channels).clone()
+        into[name] = pooled(value, tap.pooling, site.channels, square).clone()
 
     return note
 

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from conftest import COLOUR_PREPROCESSING
+from conftest import COLOUR_PREPROCESSING, write_pictures
 from neroli import Guard
 from neroli import __version__ as neroli_version
 from neroli.cli import app
@@ -305,3 +305,33 @@ def test_help_does_not_import_torch(tmp_path: Path) -> None:
 def test_guards_remember_the_preprocessing(guard: Path) -> None:
     loaded = Guard.load(guard, trained_colour_network())
     assert loaded.classifier.preprocessing == COLOUR_PREPROCESSING
+
+
+def test_settings_are_taken_as_they_are_shown() -> None:
+    """Every hyper-parameter of every detector, as `neroli detectors NAME` prints it."""
+    from neroli.cli.detectors import _shown
+    from neroli.cli.fit import _settings
+    from neroli.detectors import create, names
+    from neroli.errors import InvalidInput
+
+    for name in names():
+        for key, value in create(name).hyperparameters().items():
+            default = ("vim", "knn") if key == "members" else value
+            found = _settings(name, [f"{key}={_shown(default)}"])
+            assert create(name, **found).hyperparameters()[key] == (
+                create(name, members=["vim", "knn"]).hyperparameters()[key]
+                if key == "members"
+                else value
+            )
+    assert _settings("gram", ["layers=a.b,c"]) == {"layers": ["a.b", "c"]}
+    assert _settings("gram", ['layers=["a"]']) == {"layers": ["a"]}
+    with pytest.raises(InvalidInput, match="gives k twice"):
+        _settings("knn", ["k=5", "k=7"])
+
+
+def test_what_a_detector_takes_for_granted_is_said(pictures: Path, tmp_path: Path) -> None:
+    few = write_pictures(tmp_path / "few", 24, seed=5)
+    options = ["--detector", "cadref", "--train", few]
+    result = run(*fit_arguments(pictures, tmp_path / "g", *options))
+    assert result.exit_code == 0
+    assert "warning: CADRef learns from" in result.stderr and "fewer than 10" in result.stderr

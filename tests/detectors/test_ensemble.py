@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load, save
 
-from conftest import COLOUR_PREPROCESSING, write_pictures
+from conftest import COLOUR_PREPROCESSING, random_activations, write_pictures
 from neroli import Activations, Classifier, Guard, LinearHead, fit
 from neroli.activations import Rows
 from neroli.detectors import KNN, Detector, Energy, Ensemble, MaxLogit, TemperatureScaledMSP, create
@@ -131,3 +132,27 @@ def test_rows_of_a_source_are_those_asked_for(training: Activations) -> None:
     assert torch.equal(features, training.features[mask])
     ids = [name for batch in batches for name in batch.ids or ()]
     assert ids == [name for name, kept in zip(training.ids or (), mask, strict=True) if kept]
+
+
+def test_members_that_learned_the_same_tensor_can_be_saved(
+    training: Activations, new: Activations, head: LinearHead
+) -> None:
+    pair = Ensemble(["mahalanobis", "relative_mahalanobis"]).fit(training, head)
+    restored = Ensemble(["mahalanobis", "relative_mahalanobis"]).load_state(
+        load(save(pair.state()))
+    )
+    assert torch.equal(restored.score(new), pair.score(new))
+
+
+def test_members_are_described_without_slips() -> None:
+    for slip in ({"name": "knn", "k": 5}, {"name": "knn", "hyperparameter": {}}, {"k": 5}, 1):
+        with pytest.raises(InvalidInput, match="member of an ensemble"):
+            Ensemble([slip])
+    with pytest.raises(InvalidInput, match="member of an ensemble"):
+        Ensemble([{"name": "knn", "hyperparameters": None}])
+
+
+def test_a_score_that_varies_by_rounding_alone_counts_as_zero(head: LinearHead) -> None:
+    training = random_activations(head, 100)
+    pair = Ensemble([KNN(k=1), "msp"]).fit(training, head)
+    assert pair.score(random_activations(head, 20, seed=3)).abs().max() < 1e3

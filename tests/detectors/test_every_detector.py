@@ -9,7 +9,7 @@ import torch
 from batteries import EVERY, equipped
 from conftest import random_activations
 from neroli import Activations, LinearHead, fit
-from neroli.detectors import KNN, Detector, create
+from neroli.detectors import KNN, Detector, Energy, create, register
 from neroli.errors import ArtefactError, InvalidInput, NotFitted
 
 NOISE_SIZE = {"ncdd": 0.5, "gram": 3.0}
@@ -159,3 +159,27 @@ def test_create_suggests_the_nearest_name_and_lists_hyperparameters() -> None:
         create("neroo")
     with pytest.raises(InvalidInput, match=r"'temp'.*it has: temperature"):
         create("energy", temp=2)
+
+
+@EVERY
+def test_hyperparameters_stay_as_they_were_fitted(fitted: Detector) -> None:
+    for name, value in fitted.hyperparameters().items():
+        with pytest.raises(InvalidInput, match=f"is fitted: create another with {name}="):
+            setattr(fitted, name, value)
+
+
+def test_a_score_for_every_image_is_asked_of_everyone(head: LinearHead) -> None:
+    class Wrong(Energy):
+        def compute(self, batch: Activations) -> torch.Tensor:
+            return batch.features
+
+    with pytest.raises(InvalidInput, match=r"of Wrong must give .* \[400\], got \[400, 24"):
+        Wrong().score(random_activations(head, 400))
+
+
+def test_a_name_is_not_taken_over_by_another_module() -> None:
+    Impostor = type("KNN", (KNN,), {"__module__": "elsewhere", "__qualname__": "KNN"})  # noqa: N806
+    with pytest.raises(InvalidInput, match="taken by neroli.detectors.knn.KNN"):
+        register(Impostor)
+    with pytest.raises(InvalidInput, match="did you mean 'nero'"):
+        create("NERO")

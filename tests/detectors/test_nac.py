@@ -137,7 +137,7 @@ def test_a_network_that_works_in_place_gives_the_same_effects() -> None:
 def test_layers_and_their_settings_must_match() -> None:
     with pytest.raises(InvalidInput, match="alpha must be 3 numbers above 0.*got"):
         NACUE(LAYERS, (50, 50, 50), (1, 1, 1), (1, 1))
-    with pytest.raises(InvalidInput, match="bins must be 4 numbers of at least 4"):
+    with pytest.raises(InvalidInput, match="bins must be 4 numbers of 4 to a million"):
         NACUE(bins=(2, 50, 50, 50))
     with pytest.raises(InvalidInput, match="layers is empty"):
         NACUE(())

@@ -1,5 +1,6 @@
 """Detectors that need more of the network: against naive forms, on a real network's layers."""
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -192,3 +193,90 @@ def test_fitting_does_not_measure_what_nothing_is_learned_from(
     lacking = RankFeat(layers=("nowhere",))
     with pytest.raises(InvalidInput, match="no module 'nowhere'"):
         Guard(classifier, lacking).fit(many[:1])
+
+
+def test_channels_may_be_last_in_maps_whose_rank_is_reduced() -> None:
+    maps = torch.rand(2, 8, 3, 4, generator=DRAW, dtype=torch.float64)
+    last = without_first_rank(maps.movedim(1, -1), "last")
+    torch.testing.assert_close(last.movedim(-1, 1), without_first_rank(maps))
+
+
+def test_layers_that_change_nothing_are_refused(model: nn.Module) -> None:
+    class Wider(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.unused = model, nn.Conv2d(3, 3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.body(x)
+
+    with pytest.raises(InvalidInput, match="did not call the layer 'unused'"):
+        Classifier(Wider())(IMAGES, requires=RankFeat(layers=("unused",)).requires)
+    small = torch.randn(4, 3, 4, 4, generator=DRAW)
+    with pytest.raises(InvalidInput, match="more than one place"):
+        Classifier(model)(small, requires=RankFeat(layers=("layer3",)).requires)
+
+
+def test_oblong_images_need_to_be_told_where_channels_are() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 16, 3, 2, 1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 4),
+    )
+    images = torch.randn(5, 3, 32, 64, generator=DRAW)
+    settings = {"bins": (10, 10), "full": (1, 1), "alpha": (1, 1)}
+    for unclear in (create("nac_ue", layers=("0",), **settings), RankFeat(layers=("0",))):
+        with pytest.raises(InvalidInput, match="@first"):
+            Classifier(network)(images, requires=unclear.requires)
+    told = create("nac_ue", layers=("0@first",), **settings)
+    batch = Classifier(network)(images, requires=told.requires)
+    assert batch.extras["0@first:effect"].shape == (5, 16)
+    Classifier(network)(images, requires=RankFeat(layers=("0@first",)).requires)
+
+
+def test_the_users_own_threads_see_the_network_as_it_is(model: nn.Module) -> None:
+    with torch.no_grad():
+        expected = model(IMAGES)
+    detector, stop, seen = RankFeat(layers=("layer3", "layer2")), threading.Event(), []
+
+    def mine() -> None:
+        with torch.no_grad():
+            while not stop.is_set():
+                seen.append(torch.allclose(model(IMAGES), expected, atol=1e-5))
+
+    thread = threading.Thread(target=mine)
+    thread.start()
+    classifier = Classifier(model)
+    for _ in range(20):
+        classifier(IMAGES, requires=detector.requires)
+    stop.set()
+    thread.join()
+    assert len(seen) > 5 and all(seen)
+
+
+@pytest.mark.parametrize("kind", ["odin", "i_odin", "nac_ue"])
+def test_gradients_exist_in_a_callers_inference_mode_and_else_are_said_to_lack(
+    model: nn.Module, kind: str
+) -> None:
+    class Detached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = model
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                return self.body(x)
+
+    detector = create(kind)
+    classifier = Classifier(model)
+    expected = classifier(IMAGES, requires=detector.requires).extras
+    with torch.inference_mode():
+        found = classifier(IMAGES.clone(), requires=detector.requires).extras
+    for name, values in expected.items():
+        torch.testing.assert_close(found[name].clone(), values)
+    layers = {"layers": ("body.layer1", "body.layer2", "body.layer3")}
+    detector = create(kind, **(layers if kind == "nac_ue" else {}))
+    with pytest.raises(InvalidInput, match="no_grad"):
+        Classifier(Detached())(IMAGES, requires=detector.requires)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 from typing import Annotated, Any
 
 import typer
@@ -37,14 +39,22 @@ def _table(every: list[dict[str, Any]]) -> str:
 
 
 def _text(about: dict[str, Any]) -> str:
-    lines = [f"{about['name']} ({about['class']})", "", about["about"], ""]
+    explained = inspect.cleandoc(about["about"]).replace("``", "")
+    lines = [f"{about['name']} ({about['class']})", "", explained, ""]
     for setting in about["hyperparameters"]:
         limits = f" ({setting['limits']})" if setting["limits"] else ""
         lines.append(
-            f"  --set {setting['name']}={setting['default']}: {setting['meaning']}{limits}"
+            f"  --set {setting['name']}={_shown(setting['default'])}: {setting['meaning']}{limits}"
         )
     lines += [f"assumes: {assumption}" for assumption in about["assumes"]]
     lines += [f"needs: {need}" for need in about["requires"]]
     if about["paper"] and about["paper"]["url"]:
         lines.append(about["paper"]["url"])
     return "\n".join(lines)
+
+
+def _shown(default: Any) -> str:
+    """A default as ``--set`` takes it."""
+    if isinstance(default, tuple | list) and all(isinstance(part, str) for part in default):
+        return ",".join(default)
+    return default if isinstance(default, str) else json.dumps(default)

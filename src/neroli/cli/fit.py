@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -113,7 +115,6 @@ def fit(
         from neroli.models import load_classifier, model_source
 
         promise = Promise(false_alarm_rate, guarantee, confidence, per_class)  # type: ignore[arg-type]
-        chosen = create(detector, **dict(_setting(text) for text in setting or ()))
         out = out.resolve()
         replaces = (free_folder(out) / "manifest.json").exists()
         columns = columns_named(path_column, label_column, group_column)
@@ -123,6 +124,7 @@ def fit(
         if held_out.size is not None:
             promise.rank(held_out.size)  # too few images are better said before the work
         classifier = load_classifier(model, weights, head=head, device=device)
+        chosen = create(detector, **_settings(detector, setting or ()))  # the model may register it
         classifier.preprocessing = preprocessing_with(
             classifier.preprocessing, resize, crop, mean, std, interpolation
         )
@@ -135,7 +137,8 @@ def fit(
         guard.model_source = model_source(model, weights, out)
         kept = store or out.with_name(f"{out.name}.partial")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NeroliWarning)  # said below, once
+            # what the guard itself says of the images is said below, once
+            warnings.filterwarnings("ignore", category=NeroliWarning, module=re.escape(__name__))
             guard.fit(training, store=kept / "training", batch_size=batch_size)
         agreement = guard.agreement
         if agreement is not None and agreement.is_wrong and not allow_low_agreement:
@@ -193,18 +196,34 @@ def fit(
 fit.__doc__ = f"{fit.__doc__}\n    {EXIT_CODES}"
 
 
-def _setting(text: str) -> tuple[str, Any]:
-    import json
-
+def _settings(detector: str, given: Sequence[str]) -> dict[str, Any]:
+    """Hyper-parameters of a detector from ``NAME=VALUE``, values as JSON or as plain words."""
+    from neroli.detectors import create
     from neroli.errors import InvalidInput
 
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise InvalidInput(f"--set takes NAME=VALUE, got {text!r}.")
+    defaults = create(detector).hyperparameters()
+    found: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise InvalidInput(f"--set takes NAME=VALUE, got {text!r}.")
+        if name in found:
+            raise InvalidInput(f"--set gives {name} twice: leave one of them out.")
+        found[name] = _value(value, defaults.get(name))
+    return found
+
+
+def _value(text: str, default: Any) -> Any:
+    import json
+
+    if isinstance(default, str) and not text.startswith('"'):
+        return text
+    if isinstance(default, tuple | list) and not text.startswith("["):
+        return [part.strip() for part in text.split(",")]
     try:
-        return name, json.loads(value.lower() if value.lower() in ("true", "false") else value)
-    except ValueError:
-        return name, None if value == "None" else value
+        return json.loads(text.lower() if text.lower() in ("true", "false") else text)
+    except (ValueError, RecursionError):
+        return None if text.lower() == "none" else text
 
 
 def _text(facts: dict[str, Any]) -> str:

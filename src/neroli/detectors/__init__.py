@@ -1,6 +1,7 @@
 """The detectors: one file each, all with the contract in ``base``."""
 
 import difflib
+from collections.abc import Sequence
 from typing import Any
 
 from neroli.detectors.about import Paper, parameter
@@ -119,8 +120,9 @@ def register(detector: type[Detector]) -> type[Detector]:
         InvalidInput: if another detector has that name.
     """
     known = _DETECTORS.setdefault(detector.name, detector)
-    if known is not detector and known.__qualname__ != detector.__qualname__:
-        raise InvalidInput(f"The name {detector.name!r} is taken by {known.__qualname__}.")
+    names = [(kind.__module__, kind.__qualname__) for kind in (known, detector)]
+    if names[0] != names[1]:
+        raise InvalidInput(f"The name {detector.name!r} is taken by {'.'.join(names[0])}.")
     _DETECTORS[detector.name] = detector  # a class defined again, as notebooks do, replaces itself
     return detector
 
@@ -181,8 +183,10 @@ for _detector in _SHIPPED:
 
 
 def is_registered(detector: Detector) -> bool:
-    """Whether ``create`` gives detectors of this class."""
-    return _DETECTORS.get(detector.name) is type(detector)
+    """Whether ``create`` gives detectors of this class, and of all its members if it has any."""
+    members: Sequence[Detector] = getattr(detector, "members", ())
+    known = _DETECTORS.get(detector.name) is type(detector)
+    return known and all(is_registered(member) for member in members)
 
 
 def names() -> list[str]:
@@ -196,8 +200,8 @@ def create(name: str, **hyperparameters: Any) -> Detector:
     Raises:
         InvalidInput: if the name or a hyper-parameter is unknown, or a value out of range.
     """
-    if name not in _DETECTORS:
-        near = difflib.get_close_matches(name, _DETECTORS, n=1)
+    if not isinstance(name, str) or name not in _DETECTORS:
+        near = difflib.get_close_matches(str(name).lower(), _DETECTORS, n=1)
         hint = (
             f"did you mean {near[0]!r}?"
             if near

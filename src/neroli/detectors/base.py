@@ -113,8 +113,14 @@ class Detector(ABC):
                 infinity.
         """
         self._check(batch)
-        with torch.no_grad():
+        with torch.no_grad(), _full_precision(batch):
             scores = self._placed(batch.features).compute(batch)
+        if not isinstance(scores, Tensor) or scores.shape != (len(batch),):
+            got = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+            raise InvalidInput(
+                f"compute() of {type(self).__name__} must give a score for each of the "
+                f"{len(batch)} images, [{len(batch)}], got {got}."
+            )
         if not all_finite(scores):
             row = int((~torch.isfinite(scores)).nonzero()[0])
             name = f"row {row}" if batch.ids is None else f"image {batch.ids[row]!r}"
@@ -140,7 +146,7 @@ class Detector(ABC):
         self._check(batch)
         if self.head is None:
             raise NotFitted(f"{type(self).__name__} needs the head: call fit first.")
-        with torch.no_grad():
+        with torch.no_grad(), _full_precision(batch):
             return self._placed(batch.features).split(batch)
 
     @property
@@ -211,7 +217,8 @@ class Detector(ABC):
             raise NotFitted(f"{type(self).__name__} is not fitted: there is no state to save.")
         state = {f.name: getattr(self, f.name) for f in self._learned_fields()}
         state |= {"head.weight": self.head.weight, "head.bias": self.head.bias}
-        return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+        # copies: detectors fitted together share what they learned, which files may not
+        return {name: t.detach().cpu().clone().contiguous() for name, t in state.items()}
 
     def load_state(self, state: dict[str, Tensor]) -> Self:
         """Take over what ``state()`` gave; replaces what was learned before.
@@ -239,6 +246,11 @@ class Detector(ABC):
             self.__dict__.pop(name, None)
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if self.__dict__.get("head") is not None and name in self.hyperparameters():
+            raise InvalidInput(
+                f"This {type(self).__name__} is fitted: create another with {name}={value!r} and "
+                "fit that."
+            )
         self.__dict__.pop("_placed_copy", None)
         super().__setattr__(name, value)
 
@@ -260,3 +272,8 @@ class Detector(ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "_placed_copy"}
+
+
+def _full_precision(batch: Activations) -> torch.autocast:
+    """Without a caller's autocast: scores are as they were when the threshold was set."""
+    return torch.autocast(batch.features.device.type, enabled=False)

@@ -45,9 +45,12 @@ def facts(name: str) -> dict[str, Any]:
 
 def requirements(detector: Detector) -> list[str]:
     """What it needs beyond features and logits, for people."""
-    needs = [f"layer {tap}" for tap in detector.requires.taps]
+    needs = [f"the layer {tap.layer}" for tap in detector.requires.taps]
     needs += ["the map before pooling"] * detector.requires.prepool
-    return needs + [f"the images themselves ({probe})" for probe in detector.requires.probes]
+    again = [layer for probe in detector.requires.probes for layer in probe.layers()]
+    if detector.requires.probes:
+        needs.append("the network run again for every image")
+    return needs + [f"the layer {layer}" for layer in again]
 
 
 def markdown() -> str:

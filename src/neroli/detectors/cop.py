@@ -88,9 +88,9 @@ class CoRP(Detector):
     explained_variance: float = parameter(0.8, "share of variance explained", within=(0, 1))
     gamma: float = parameter(2.0, "of the Gaussian kernel", above=0)
     random_features: int | None = parameter(
-        None, "random Fourier features; None: 4 times the features, at most 4096", at_least=1
+        None, "random Fourier features; None: 4 times the features, at most 4096", within=(1, 1e6)
     )
-    seed: int = parameter(0, "of the random Fourier features", at_least=0)
+    seed: int = parameter(0, "of the random Fourier features", within=(0, 2**32))
 
     frequencies: Tensor = learned()
     """V, ``[M, D]``, in float32."""

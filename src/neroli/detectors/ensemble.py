@@ -23,6 +23,8 @@ from neroli.taps import NOTHING, Requirements
 DEFAULT_MEMBERS = ("vim", "cadref", "knn", "line")
 _MEMBER = "member."
 _HEAD = ("head.weight", "head.bias")
+_ROUNDING = 1e-12
+"""Deviations up to this are of rounding: of distances of images to themselves, say."""
 
 
 @dataclass(eq=False)
@@ -80,13 +82,13 @@ class Ensemble(Detector):
     def learn(self, head: LinearHead) -> Learning:
         learners = [InProgress.of_training(member, head) for member in self.members]
         yield from in_step(learners)
-        self.members = tuple(learner.fitted for learner in learners)
+        self.__dict__["members"] = tuple(learner.fitted for learner in learners)
         yield from self._standardise()
 
     def learn_held_out(self, head: LinearHead) -> Learning:
         learners = [InProgress.of_held_out(member, head) for member in self.members]
         yield from in_step(learners)
-        self.members = tuple(learner.fitted for learner in learners)
+        self.__dict__["members"] = tuple(learner.fitted for learner in learners)
         yield from self._standardise()
 
     def _standardise(self) -> Learning:
@@ -95,7 +97,7 @@ class Ensemble(Detector):
         self.deviations = scores.covariance.diagonal().clamp(min=0).sqrt()
 
     def compute(self, batch: Activations) -> Tensor:
-        varies = self.deviations > 0
+        varies = self.deviations > _ROUNDING * (1 + self.means.abs())
         scores = _MemberScores(self.members)(batch) - self.means
         standard = torch.where(varies, scores / self.deviations.where(varies, 1.0), 0.0)
         return standard.amax(1) if self.combine == "max" else standard.mean(1)
@@ -155,6 +157,11 @@ def _member(given: Any) -> Detector:
         return given
     if isinstance(given, str):
         return create(given)
-    if isinstance(given, dict) and isinstance(given.get("name"), str):
-        return create(given["name"], **given.get("hyperparameters", {}))
-    raise InvalidInput(f"A member of an ensemble must be a detector or its name, got {given!r}.")
+    if isinstance(given, dict) and given.keys() <= {"name", "hyperparameters"}:
+        name, settings = given.get("name"), given.get("hyperparameters", {})
+        if isinstance(name, str) and isinstance(settings, dict):
+            return create(name, **settings)
+    raise InvalidInput(
+        "A member of an ensemble must be a detector, its name, or {'name': ..., "
+        f"'hyperparameters': {{...}}}}, got {given!r}."
+    )

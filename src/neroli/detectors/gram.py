@@ -73,7 +73,7 @@ class Gram(Detector):
     held_out: float = parameter(0.1, "share of images the layers are weighed by", between=(0, 1))
     labels: Labelling = parameter("predicted", "bounds of the true or the predicted class")
     by_confidence: bool = parameter(False, "divide by the probability of the predicted class")
-    seed: int = parameter(0, "of the choice of held-out images", at_least=0)
+    seed: int = parameter(0, "of the choice of held-out images", within=(0, 2**32))
 
     low: Tensor = learned()
     """The least of every class, of all layers side by side, ``[C, K]``."""

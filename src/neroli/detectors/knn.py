@@ -48,7 +48,7 @@ class KNN(Detector):
 
     k: int = parameter(50, "which neighbour", at_least=1)
     bank_size: int = parameter(50_000, "training images kept at most", at_least=1)
-    seed: int = parameter(0, "of the training images kept", at_least=0)
+    seed: int = parameter(0, "of the training images kept", within=(0, 2**32))
 
     bank: Tensor = learned()
     """Normalised features of training images, ``[M, D]``."""

@@ -18,7 +18,7 @@ from neroli.head import LinearHead
 from neroli.histograms import BinCounts
 from neroli.pooling import pooled
 from neroli.probes import Network
-from neroli.taps import Requirements
+from neroli.taps import Requirements, Site
 
 
 @dataclass(eq=False)
@@ -58,11 +58,11 @@ class NAC(Detector):
     )
     measures: ClassVar[str] = "minus the coverage of the neurons' states by training images"
 
-    bins: int = parameter(50, "edges of the bins of a neuron's state", at_least=4)
+    bins: int = parameter(50, "edges of the bins of a neuron's state", within=(4, 1e6))
     full: float = parameter(50.0, "images from which a bin is fully covered", above=0)
-    alpha: float = parameter(100.0, "steepness of the sigmoid of the state", above=0)
+    alpha: float = parameter(100.0, "steepness of the sigmoid of the state", between=(0, 1e30))
     images: int | None = parameter(
-        1000, "training images that counts are scaled to; None: not scaled", at_least=1
+        1000, "training images that counts are scaled to; None: not scaled", within=(1, 1e12)
     )
 
     coverage: Tensor = learned()
@@ -138,8 +138,13 @@ class NeuronEffects:
         return self.paths
 
     def __call__(self, network: Network, images: Tensor) -> dict[str, Tensor]:
-        found = network.layer_gradients(images, self.paths, _distance_from_uniform)
-        effects = (pooled(values, "sum") * pooled(gradient, "sum") for values, gradient in found)
+        square = images.ndim == 4 and images.shape[2] == images.shape[3]
+        sites = [Site.parse(path) for path in self.paths]
+        found = network.layer_gradients(images, [s.layer for s in sites], _distance_from_uniform)
+        effects = []
+        for site, both in zip(sites, found, strict=True):
+            summed = [pooled(values, "sum", site.channels, square) for values in both]
+            effects.append(summed[0] * summed[1])
         return dict(zip(self.names(), effects, strict=True))
 
 
@@ -189,7 +194,7 @@ class NACUE(Detector):
         (0.001, 0.001, 1000.0, 100.0), "steepness of the sigmoid of the state, by layer"
     )
     images: int | None = parameter(
-        1000, "training images that counts are scaled to; None: not scaled", at_least=1
+        1000, "training images that counts are scaled to; None: not scaled", within=(1, 1e12)
     )
 
     coverage: Tensor = learned()
@@ -203,11 +208,11 @@ class NACUE(Detector):
             raise InvalidInput("layers is empty: name at least one, or take the detector 'nac'.")
         for name in ("bins", "full", "alpha"):
             values = getattr(self, name)
-            least = 4 if name == "bins" else 0
+            low, high = (4, 1e6) if name == "bins" else (0, 1e30)
             if len(values) != len(self.layers) + 1 or not all(
-                least <= value < float("inf") and value > 0 for value in values
+                low <= value <= high and value > 0 for value in values
             ):
-                above = "of at least 4" if least else "above 0"
+                above = "of 4 to a million" if low else "above 0"
                 raise InvalidInput(
                     f"{name} must be {len(self.layers) + 1} numbers {above}, one for each of "
                     f"layers and one for the penultimate layer, got {values}."

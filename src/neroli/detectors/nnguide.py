@@ -56,7 +56,7 @@ class NNGuide(Detector):
         None, "training images kept; None: 1 % of them, 1,000 to 50,000", at_least=1
     )
     normalise: bool = parameter(False, "features to unit length")
-    seed: int = parameter(0, "of the training images kept", at_least=0)
+    seed: int = parameter(0, "of the training images kept", within=(0, 2**32))
 
     bank: Tensor = learned()
     """Features of training images times their energy, ``[M, D]``."""

@@ -51,7 +51,7 @@ class OpenMax(Detector):
     )
     measures: ClassVar[str] = "probability of an unknown class, by Weibull tails of the logits"
     assumes: ClassVar[tuple[Assumption, ...]] = ("correct images of every class",)
-    tail: int = parameter(20, "largest distances a class's tail is fitted to", at_least=1)
+    tail: int = parameter(20, "largest distances a class's tail is fitted to", within=(1, 1e6))
     alpha: int = parameter(3, "how many of the largest logits are revised", at_least=1)
 
     means: Tensor = learned()

@@ -12,8 +12,9 @@ from neroli.activations import Activations
 from neroli.detectors.about import Paper, parameter
 from neroli.detectors.base import Detector
 from neroli.errors import InvalidInput
+from neroli.pooling import Axis, channels_of
 from neroli.probes import Network
-from neroli.taps import Requirements
+from neroli.taps import Requirements, Site
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,35 @@ class RankReducedLogits:
         return self.paths
 
     def __call__(self, network: Network, images: Tensor) -> dict[str, Tensor]:
-        reduced = [network.logits(images, {path: without_first_rank}) for path in self.paths]
+        square = images.ndim == 4 and images.shape[2] == images.shape[3]
+        reduced = []
+        for path in self.paths:
+            site = Site.parse(path)
+
+            def less(maps: Tensor, axis: Axis | None = site.channels) -> Tensor:
+                return reduced_maps(maps, channels_of(maps, axis, square))
+
+            reduced.append(network.changed_logits(images, site.layer, less))
         return {str(self): torch.stack(reduced).mean(dim=0)}
 
 
-def without_first_rank(maps: Tensor) -> Tensor:
+def reduced_maps(maps: Tensor, channels: Axis) -> Tensor:
+    """``without_first_rank`` of maps of which something is left then.
+
+    Raises:
+        InvalidInput: if they are no maps, or of one place alone.
+    """
+    if isinstance(maps, Tensor) and maps.ndim == 4:
+        places = maps.shape[2:] if channels == "first" else maps.shape[1:3]
+        if places.numel() == 1:
+            raise InvalidInput("RankFeat needs maps of more than one place: name an earlier layer.")
+    return without_first_rank(maps, channels)
+
+
+def without_first_rank(maps: Tensor, channels: Axis = "first") -> Tensor:
     """Maps ``[N, C, H, W]`` less ``s1 u1 v1^T``, each as a matrix of channels by places.
+
+    Or maps ``[N, H, W, C]``, where the channels are last.
 
     ``v1`` is the first eigenvector of the smaller Gram matrix: exact, and without the random start
     of a power iteration.
@@ -44,6 +68,8 @@ def without_first_rank(maps: Tensor) -> Tensor:
     """
     if not isinstance(maps, Tensor) or maps.ndim != 4:
         raise InvalidInput("RankFeat needs layers that return maps [N, C, H, W].")
+    if channels == "last":
+        return without_first_rank(maps.movedim(-1, 1)).movedim(1, -1)
     matrix = maps.flatten(2).double()
     tall = matrix.shape[1] >= matrix.shape[2]
     side = matrix if tall else matrix.transpose(1, 2)

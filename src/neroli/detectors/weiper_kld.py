@@ -52,7 +52,8 @@ class WeiPerKLD(Detector):
     The authors' program draws new perturbations for every batch; here they are drawn once, so that
     a score does not change. Above 1,000 features it averages the histograms of chunks of 1,000,
     unweighted; here it is one histogram. Drawn weights of more than four million numbers are not
-    saved but drawn again; they take r C D numbers of memory (820 MB on ImageNet).
+    saved but drawn again; they take r C D numbers of memory (820 MB
+    on ImageNet in float32, and three times that while they are drawn and fitted).
 
     Source: Granz et al., NeurIPS 2024, arXiv 2405.17164, and the authors' program.
     """
@@ -67,14 +68,14 @@ class WeiPerKLD(Detector):
     )
     measures: ClassVar[str] = "divergence of histograms of features and perturbed logits"
 
-    r: int = parameter(100, "perturbed heads", at_least=1)
+    r: int = parameter(100, "perturbed heads", within=(1, 10_000))
     delta: float = parameter(1.8, "size of the perturbation", within=(0, 1e6))
-    bins: int = parameter(100, "bins of a histogram", at_least=2)
+    bins: int = parameter(100, "bins of a histogram", within=(2, 100_000))
     lambda_1: float = parameter(2.5, "weight of the perturbed logits' divergence", within=(0, 1e6))
     lambda_2: float = parameter(0.1, "weight of the perturbed heads' confidence", within=(0, 1e6))
-    smoothing_features: int = parameter(4, "bins the features' average goes over", at_least=1)
-    smoothing_logits: int = parameter(15, "bins the logits' average goes over", at_least=1)
-    seed: int = parameter(0, "of the perturbations", at_least=0)
+    smoothing_features: int = parameter(4, "bins the features' average goes over", within=(1, 1e5))
+    smoothing_logits: int = parameter(15, "bins the logits' average goes over", within=(1, 1e5))
+    seed: int = parameter(0, "of the perturbations", within=(0, 2**32))
 
     ranges: Tensor = learned()
     """Smallest and largest feature and perturbed logit of the training images, ``[2, 2]``."""
