@@ -42,7 +42,7 @@ def drawn(explanation: Explanation) -> Figure:
         explanation: of one image.
     """
     lines = _thumbnail_lines(explanation)
-    heights = [4.5, 3.9, *(0.95 for _ in lines)]
+    heights = [4.4, 3.9, *(0.95 for _ in lines)]
     title = _title(explanation)
     head = 0.4 + 0.22 * title.count("\n")
     foot = 0.15 if lines else 0.4
@@ -103,7 +103,7 @@ def _pictures(figure: Figure, grid: GridSpec, explanation: Explanation) -> None:
         axes.imshow(pixels, interpolation="nearest")
         axes.set_axis_off()
         axes.set_anchor("S")
-        box = axes.get_position()
+        box = axes.get_position(original=True)
         _shrink(axes, top=0.86, bottom=0.12)
         lines = "\n".join(_wrapped(caption, 52, 4))
         _write(axes, 0.5, 1.02, lines, axes.transAxes, ha="center", va="bottom", fontsize=9)
@@ -208,7 +208,7 @@ def _thumbnails(
 
 def _shrink(axes: Axes, *, top: float, bottom: float) -> None:
     """Leave room for text above and below, in shares of the height."""
-    box = axes.get_position()
+    box = axes.get_position(original=True)
     axes.set_position(
         (box.x0, box.y0 + bottom * box.height, box.width, (top - bottom) * box.height)
     )

@@ -233,7 +233,12 @@ def _examples(explanation: Explanation) -> list[tuple[str, list[_Example]]]:
         ("Neuron {}: training images in which it is most active", examples.by_activation),
     ):
         groups += [(kind.format(n), list(map(example, ids))) for n, ids in by_neuron.items()]
-    return [(title, shown) for title, shown in groups if shown]
+    # what can be seen comes first; the sort keeps the order otherwise
+    return [
+        (title, sorted(shown, key=lambda example: example.picture is None))
+        for title, shown in groups
+        if shown
+    ]
 
 
 def _facts_of(manifest: Manifest) -> dict[str, str]:

@@ -53,33 +53,26 @@ def percentage(share: float) -> str:
 
 
 def _verdict(explanation: Explanation) -> str:
-    likely = f"predicted {explanation.predicted_name} with probability "
-    likely += probability(explanation.probability)
-    rate = f"{100 * explanation.false_alarm_rate:.3g}%"
     usual = percentage(explanation.p_value)
     usual = usual if usual.startswith(("less", "over")) else f"about {usual}"
-    if explanation.is_ood:
-        return (
-            f"Flagged as out of distribution: it is {likely}, but {usual} of in-distribution "
-            f"images score as high, and the threshold allows {rate} false alarms."
-        )
     return (
-        f"Not flagged: it is {likely}, {usual} of in-distribution images score as high, and the "
-        f"threshold allows {rate} false alarms."
+        f"{'Flagged as out of distribution' if explanation.is_ood else 'Not flagged'}: it is "
+        f"predicted {explanation.predicted_name} with probability "
+        f"{probability(explanation.probability)}, {'but' if explanation.is_ood else 'and'} its "
+        f"score is {'above' if explanation.is_ood else 'not above'} the threshold, which allows at "
+        f"most {100 * explanation.false_alarm_rate:.3g}% false alarms ({usual} of in-distribution "
+        "images score as high)."
     )
 
 
 def _reason(explanation: Explanation) -> str:
     neurons = explanation.neurons
+    compared = explanation.compared_name
     if not float(neurons.deviation[0].abs().sum()):
-        return f"No neuron differs from what is usual for {explanation.compared_name}."
-    beside = f"what is usual for {explanation.compared_name}"
-    if explanation.compared_name != explanation.predicted_name:
-        beside += " (not the predicted class, but the one whose usual pattern is nearest)"
-    return (
-        f"{_leading(neurons)}; of all that differs from {beside}, "
-        f"{_seen(neurons, explanation.where)}."
-    )
+        return f"No neuron differs from what is usual for {compared}."
+    if compared != explanation.predicted_name:
+        compared += " (not the predicted class, but the one whose usual pattern is nearest)"
+    return f"{_leading(neurons)}; {_seen(neurons, compared, explanation.where)}."
 
 
 def _leading(neurons: Neurons) -> str:
@@ -96,17 +89,19 @@ def _leading(neurons: Neurons) -> str:
     return f"{_listed(top)} {verb} up {percentage(part)} of what neurons add to the score"
 
 
-def _seen(neurons: Neurons, where: str) -> str:
+def _seen(neurons: Neurons, compared: str, where: str) -> str:
     """What of the deviation pixels can show, and where in the image."""
     missing = float(neurons.missing[0])
-    centred = f"centred in the {where} of the image"
-    hidden = "usual evidence that is missing here, which no pixel can show"
+    differs = f"what differs from the usual for {compared}"
+    hidden = "evidence that is missing here, which no pixel can show"
     if missing == 0:
-        return f"all is in what the network did respond to, {centred}"
+        return f"{differs} is all in neurons that respond to this image, centred in its {where}"
     if missing == 1:
-        return f"all is {hidden}"
-    rest = percentage(1 - missing)
-    return f"{percentage(missing)} is {hidden}, and the other {rest} is {centred}"
+        return f"{differs} is all {hidden}"
+    return (
+        f"of {differs}, {percentage(missing)} is {hidden}, and the other {percentage(1 - missing)} "
+        f"is centred in the {where} of the image"
+    )
 
 
 def _listed(neurons: Sequence[int]) -> str:
