@@ -104,7 +104,7 @@ def _pictures(figure: Figure, grid: GridSpec, explanation: Explanation) -> None:
         axes.set_axis_off()
         axes.set_anchor("S")
         box = axes.get_position(original=True)
-        _shrink(axes, top=0.86, bottom=0.12)
+        _shrink(axes, top=0.84, bottom=0.12)
         lines = "\n".join(_wrapped(caption, 52, 4))
         _write(axes, 0.5, 1.02, lines, axes.transAxes, ha="center", va="bottom", fontsize=9)
         if ends is not None:
