@@ -230,7 +230,7 @@ def _explain(guard: Guard, images: dict[str, Tensor], out: Path) -> None:
     explanations = explain(guard, chosen, list(images))
     write_report(out / "report.html", explanations, guard.manifest())
     with atomic_path(out / "explanation.png") as temporary:
-        explanations[1].figure().savefig(temporary)
+        explanations[1].figure().savefig(temporary, dpi=80)
 
 
 _COLOURS = ("#0072B2", "#E69F00", "#CC79A7", "#009E73")  # Okabe and Ito: safe for colour-blind eyes
