@@ -54,6 +54,7 @@ def explanation(**changed: Any) -> Explanation:
         "predicted_name": "polyp",
         "probability": 0.81,
         "compared_name": "polyp",
+        "compared_images": 40,
         "score": 2.0,
         "p_value": 0.012,
         "threshold": 1.5,

@@ -56,6 +56,11 @@ def test_the_class_compared_with_is_said_where_it_is_another() -> None:
     assert "usual for cecum (not the predicted class, but the one whose usual pattern is" in text
 
 
+def test_a_class_without_training_images_is_compared_with_all() -> None:
+    text = given.explanation(compared_images=0).summary
+    assert "usual for all classes (no training image was predicted polyp), 50% is" in text
+
+
 def test_without_shares_neurons_differ_most_and_none_may_differ() -> None:
     plain = given.neurons([2.0, 0.0, 0.0], [0.0, 0.0, 1.0], None, [True] * 3)
     assert "Neurons 0, 2 and 1 differ most; " in given.explanation(neurons=plain).summary

@@ -31,6 +31,8 @@ class Explanation:
         picture: what the network was given, ``[H, W, 3]`` uint8.
         predicted_class: and its name, if that is known, and the network's probability of it.
         compared_name: of the class it is compared with, which may be another with NERO.
+        compared_images: how many training images were predicted as that class; without any it is
+            compared with all of them.
         score: with its p-value; ``threshold`` is that of its predicted class.
         false_alarm_rate: share of in-distribution images that may be flagged.
         neurons: of this one image.
@@ -46,6 +48,7 @@ class Explanation:
     predicted_name: str
     probability: float
     compared_name: str
+    compared_images: int
     score: float
     p_value: float
     threshold: float
@@ -81,6 +84,7 @@ class Explanation:
             "predicted_name": self.predicted_name,
             "probability": self.probability,
             "compared_name": self.compared_name,
+            "compared_images": self.compared_images,
             "score": self.score,
             "p_value": self.p_value,
             "threshold": self.threshold,
@@ -149,6 +153,7 @@ def explain(
             predicted_name=named(int(verdicts.predicted_class[row])),
             probability=float(probabilities[row]),
             compared_name=named(int(found.classes[row])),
+            compared_images=int(reference.count[found.classes[row].cpu()]),
             score=float(verdicts.score[row]),
             p_value=float(verdicts.p_value[row]),
             threshold=float(thresholds[row]),

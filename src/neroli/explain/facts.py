@@ -11,11 +11,18 @@ from neroli.explain import wording
 if TYPE_CHECKING:
     from neroli.explain.explanation import Explanation
     from neroli.explain.heatmap import Heatmap
+    from neroli.explain.pictures import Picture
 
 KEEP_EXAMPLES = (
     "No training images are shown: fit the guard with keep_examples=200 (neroli fit "
     "--keep-examples 200) to keep small pictures of them. They may be patient data."
 )
+
+
+_LARGE = 100
+"""Pixels of the longer side from which on maps are blurred."""
+_BLUR = 0.01
+"""Standard deviation, of the longer side."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,17 @@ def neuron_rows(explanation: Explanation, most: int | None = None) -> list[Neuro
         NeuronRow(**figures, part=part(figures["share"]))
         for figures in neurons.to_dict(0, count)["top"]
     ]
+
+
+def shown(heatmap: Heatmap, picture: Picture) -> Picture:
+    """A heat map over its picture, blurred a little where that is large.
+
+    Strides of a network leave a grid in the pixels that hides where relevance lies.
+    """
+    side = max(picture.shape[:2])
+    smoothing = _BLUR * side if side >= _LARGE else 0.0
+    over: Picture = heatmap.overlay(picture[None], smoothing=smoothing)[0]
+    return over
 
 
 def heatmap_caption(explanation: Explanation) -> str:

@@ -21,6 +21,7 @@ from neroli.explain.facts import (
     heatmap_caption,
     neuron_rows,
     plain,
+    shown,
 )
 from neroli.explain.pictures import BLUE_TO_RED
 
@@ -88,12 +89,12 @@ def _pictures(figure: Figure, grid: GridSpec, explanation: Explanation) -> None:
     panels = (
         (picture, "What the network was given", None),
         (
-            explanation.heatmap.overlay(picture[None])[0],
+            shown(explanation.heatmap, picture),
             heatmap_caption(explanation),
             ("against", "for"),
         ),
         (
-            explanation.deviation.overlay(picture[None])[0],
+            shown(explanation.deviation, picture),
             deviation_caption(explanation),
             ("less than usual", "more than usual"),
         ),
@@ -149,8 +150,8 @@ def _neurons(axes: Axes, rows: Sequence[NeuronRow], explanation: Explanation) ->
     axes.grid(axis="x", alpha=0.3)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
-    compared = textwrap.shorten(plain(explanation.compared_name), 60, placeholder=" …")
-    heading = f"The neurons that matter most, beside what is usual for {compared}"
+    heading = "The neurons that matter most, beside what is usual for "
+    heading = "\n".join(_wrapped(heading + plain(wording.beside(explanation)), 95, 2))
     _write(axes, 0.5, 1.02, heading, axes.transAxes, ha="center", va="bottom", fontsize=10)
     axes.set_xlabel("evidence: left of zero, it speaks against the class", fontsize=9)
     axes.legend(fontsize=9, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)

@@ -29,6 +29,7 @@ from neroli.explain.facts import (
     heatmap_caption,
     neuron_rows,
     plain,
+    shown,
 )
 from neroli.files import atomic_path
 
@@ -117,6 +118,8 @@ def article(explanation: Explanation, number: int = 1) -> str:
         name=plain(explanation.name),
         predicted=plain(explanation.predicted_name),
         compared=plain(explanation.compared_name),
+            beside=plain(wording.beside(explanation)),
+            compared_images=explanation.compared_images,
         badge=VerdictBadge.of(explanation),
         e=explanation,
         summary=plain(explanation.summary),
@@ -125,12 +128,12 @@ def article(explanation: Explanation, number: int = 1) -> str:
             ("What the network was given", _png(picture), ()),
             (
                 heatmap_caption(explanation),
-                _png(explanation.heatmap.overlay(picture[None])[0]),
+                _png(shown(explanation.heatmap, picture)),
                 ("against", "for"),
             ),
             (
                 deviation_caption(explanation),
-                _png(explanation.deviation.overlay(picture[None])[0]),
+                _png(shown(explanation.deviation, picture)),
                 ("less than usual", "more than usual"),
             ),
         ),

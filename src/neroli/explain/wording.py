@@ -52,6 +52,13 @@ def percentage(share: float) -> str:
     return f"{share:.1%}" if share < 0.0995 else f"{share:.0%}"
 
 
+def beside(explanation: Explanation) -> str:
+    """What the image is compared with: what is usual for this."""
+    if explanation.compared_images:
+        return explanation.compared_name
+    return f"all classes (no training image was predicted {explanation.compared_name})"
+
+
 def _verdict(explanation: Explanation) -> str:
     usual = percentage(explanation.p_value)
     usual = usual if usual.startswith(("less", "over")) else f"about {usual}"
@@ -67,10 +74,10 @@ def _verdict(explanation: Explanation) -> str:
 
 def _reason(explanation: Explanation) -> str:
     neurons = explanation.neurons
-    compared = explanation.compared_name
+    compared = beside(explanation)
     if not float(neurons.deviation[0].abs().sum()):
         return f"No neuron differs from what is usual for {compared}."
-    if compared != explanation.predicted_name:
+    if explanation.compared_name != explanation.predicted_name:
         compared += " (not the predicted class, but the one whose usual pattern is nearest)"
     return f"{_leading(neurons)}; {_seen(neurons, compared, explanation.where)}."
 
