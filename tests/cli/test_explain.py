@@ -30,13 +30,13 @@ def guard(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_it_explains_what_python_does(guard: Guard, pictures: Path, tmp_path: Path) -> None:
+def test_it_explains_what_python_does(guard: Path, pictures: Path, tmp_path: Path) -> None:
     files = sorted((pictures / "new").iterdir())[:3]
     out = tmp_path / "report.html"
     result = run("explain", guard, *files, "--out", out, "--json", "--top", 5)
     assert result.exit_code == 0, result.stderr
     facts = json.loads(result.stdout)
-    loaded = Guard.load(guard, trained_colour_network())  # type: ignore[arg-type]
+    loaded = Guard.load(guard, trained_colour_network())
     expected = explain(loaded, files, [path.name for path in files], top=5)
     assert [record["name"] for record in facts["explanations"]] == [p.name for p in files]
     for record, explanation in zip(facts["explanations"], expected, strict=True):
