@@ -316,6 +316,14 @@ def unpacked(
         ) from None
 
 
+def examples_kept(state: Mapping[str, Tensor]) -> dict[str, int]:
+    """How many training images a guard keeps to compare with, and how many thumbnails of these."""
+    return {
+        kind: len(state.get(f"{_REFERENCE}{name}", ()))
+        for kind, name in (("images", "example_ids"), ("thumbnails", "thumbnails"))
+    }
+
+
 def _of(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from neroli.explain.pictures import pictures_of
     from neroli.explain.propagation import Start
     from neroli.explain.reference import Reference
+    from neroli.explain.report import write_report
 
 __all__ = [
     "Comparison",
@@ -25,6 +26,7 @@ __all__ = [
     "of_prediction",
     "pictures_of",
     "propagate",
+    "write_report",
 ]
 
 _HOME = {
@@ -34,6 +36,7 @@ _HOME = {
     "pictures": ("pictures_of",),
     "propagation": ("Start",),
     "reference": ("Reference",),
+    "report": ("write_report",),
 }
 
 

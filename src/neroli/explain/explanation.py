@@ -6,20 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-from matplotlib.figure import Figure
-
 from neroli.errors import InvalidInput, NotFitted
+from neroli.explain import wording
 from neroli.explain.examples import Examples
 from neroli.explain.heatmap import Heatmap, of_prediction, propagate
 from neroli.explain.neurons import Neurons, neurons_of
 from neroli.explain.pictures import Picture, pictures_of
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from neroli.guard import Guard
 
 TOP = 10
-"""How many neurons are named."""
+"""How many neurons are named, unless asked otherwise."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,12 +31,15 @@ class Explanation:
         picture: what the network was given, ``[H, W, 3]`` uint8.
         predicted_class: and its name, if that is known, and the network's probability of it.
         compared_name: of the class it is compared with, which may be another with NERO.
+        compared_images: how many training images were predicted as that class; without any it is
+            compared with all of them.
         score: with its p-value; ``threshold`` is that of its predicted class.
         false_alarm_rate: share of in-distribution images that may be flagged.
         neurons: of this one image.
         heatmap: where the predicted class was seen; of this one image.
         deviation: where the evidence is not as usual, of neurons that are active; of this one.
         examples: training images beside it.
+        top: how many neurons are named.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Explanation:
     predicted_name: str
     probability: float
     compared_name: str
+    compared_images: int
     score: float
     p_value: float
     threshold: float
@@ -54,49 +58,17 @@ class Explanation:
     heatmap: Heatmap
     deviation: Heatmap
     examples: Examples
+    top: int = TOP
 
     @property
     def summary(self) -> str:
         """Two plain sentences: what was predicted and how unusual it is, and what makes it so."""
-        verdict = "is flagged" if self.is_ood else "is not flagged"
-        compared = (
-            ""
-            if self.compared_name == self.predicted_name
-            else f" (compared with {self.compared_name})"
-        )
-        top = self.neurons.top(3)[0].tolist()
-        named = ", ".join(map(str, top[:-1])) + f" and {top[-1]}" if len(top) > 1 else str(top[0])
-        lacking = float(self.neurons.missing[0])
-        return (
-            f"Predicted {self.predicted_name} with probability {self.probability:.2f}{compared}; "
-            f"about {self.p_value:.1%} of in-distribution images score as high: it {verdict} "
-            f"at a false-alarm rate of {self.false_alarm_rate:.0%}. "
-            f"Neurons {named} {self._of_the_score(top)}; {lacking:.0%} of the deviation is "
-            f"evidence that is missing, the rest is seen mostly in the {self.where} of the image."
-        )
-
-    def _of_the_score(self, top: Sequence[int]) -> str:
-        shares = self.neurons.shares
-        if shares is None:
-            return "differ most from what is usual for that class"
-        added = shares.neurons[0].clamp(min=0)
-        total = float(added.sum())
-        part = float(added[list(top)].sum()) / total if total > 0 else 0.0
-        return f"make up {part:.0%} of what neurons add to the score"
+        return wording.summary(self)
 
     @property
     def where(self) -> str:
-        """Which third of the image holds the middle of the deviation, in words."""
-        size = self.deviation.relevance[0].abs().double().cpu()
-        total = float(size.sum())
-        if total == 0:
-            return "middle"
-        words = []
-        for axis, names in ((1, ("upper", "", "lower")), (0, ("left", "", "right"))):
-            along = size.sum(dim=axis)
-            middle = float((along * torch.arange(len(along))).sum()) / total / len(along)
-            words.append(names[min(2, int(3 * middle + 0.5 / len(along)))])
-        return " ".join(word for word in words if word) or "middle"
+        """Which ninth of the image holds the middle of the deviation, in words."""
+        return wording.place(self.deviation.relevance[0])
 
     def figure(self) -> Figure:
         """The explanation as a matplotlib figure: picture, both heat maps, neurons, examples."""
@@ -112,13 +84,14 @@ class Explanation:
             "predicted_name": self.predicted_name,
             "probability": self.probability,
             "compared_name": self.compared_name,
+            "compared_images": self.compared_images,
             "score": self.score,
             "p_value": self.p_value,
             "threshold": self.threshold,
             "is_ood": self.is_ood,
             "false_alarm_rate": self.false_alarm_rate,
             "summary": self.summary,
-            "neurons": self.neurons.to_dict(0, TOP),
+            "neurons": self.neurons.to_dict(0, self.top),
             "heatmap": _facts(self.heatmap),
             "deviation": _facts(self.deviation),
             "examples": self.examples.to_dict(),
@@ -135,18 +108,24 @@ def _facts(heatmap: Heatmap) -> dict[str, Any]:
     }
 
 
-def explain(guard: Guard, images: Any, names: Sequence[str] | None = None) -> list[Explanation]:
+def explain(
+    guard: Guard, images: Any, names: Sequence[str] | None = None, *, top: int = TOP
+) -> list[Explanation]:
     """Why images were flagged, or were not.
 
     Args:
         guard: fitted and calibrated.
         images: as a guard takes them; for many, call this in batches.
         names: what they are called; their positions when left out.
+        top: how many neurons are named of each.
 
     Raises:
         NotFitted, NotCalibrated: if the guard is not.
-        InvalidInput: if the images cannot be used, or their number is not that of the names.
+        InvalidInput: if the images cannot be used, or their number is not that of the names,
+            or ``top`` is below 1.
     """
+    if top < 1:
+        raise InvalidInput(f"At least one neuron must be named, got top={top}.")
     if guard.reference is None:
         raise NotFitted("The guard is not fitted: there is nothing usual to compare with yet.")
     calibration, reference = guard.check_calibrated(), guard.reference
@@ -174,6 +153,7 @@ def explain(guard: Guard, images: Any, names: Sequence[str] | None = None) -> li
             predicted_name=named(int(verdicts.predicted_class[row])),
             probability=float(probabilities[row]),
             compared_name=named(int(found.classes[row])),
+            compared_images=int(reference.count[found.classes[row].cpu()]),
             score=float(verdicts.score[row]),
             p_value=float(verdicts.p_value[row]),
             threshold=float(thresholds[row]),
@@ -182,7 +162,8 @@ def explain(guard: Guard, images: Any, names: Sequence[str] | None = None) -> li
             neurons=(own := found.row(row)),
             heatmap=prediction.row(row),
             deviation=deviation.row(row),
-            examples=reference.examples_of(own, own.top(TOP)[0].tolist()),
+            examples=reference.examples_of(own, own.top(top)[0].tolist()),
+            top=top,
         )
         for row in range(len(prepared))
     ]

@@ -15,7 +15,7 @@ from neroli.errors import InvalidInput
 
 Picture = np.ndarray[Any, np.dtype[np.uint8]]
 
-_BLUE_TO_RED = (
+BLUE_TO_RED = (
     (5, 48, 97),
     (33, 102, 172),
     (67, 147, 195),
@@ -127,7 +127,7 @@ def _scaled(maps: Tensor, quantile: float, smoothing: float) -> np.ndarray[Any, 
 
 def _coloured(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """RGB in 0..255 of values in -1..1."""
-    stops = np.linspace(-1, 1, len(_BLUE_TO_RED))
+    stops = np.linspace(-1, 1, len(BLUE_TO_RED))
     return np.stack(
-        [np.interp(values, stops, channel) for channel in zip(*_BLUE_TO_RED, strict=True)], axis=-1
+        [np.interp(values, stops, channel) for channel in zip(*BLUE_TO_RED, strict=True)], axis=-1
     )

@@ -76,6 +76,11 @@ class Reference:
         return self.state["spread"]
 
     @property
+    def count(self) -> Tensor:
+        """How many training images were predicted as each class, ``[C]``."""
+        return self.state["count"]
+
+    @property
     def requires_to_fit(self) -> Requirements:
         return NOTHING
 
@@ -103,7 +108,9 @@ class Reference:
         head = self.detector.head
         assert head is not None, "the detector is loaded first"
         size = [head.num_classes, head.num_features + 1]
-        if any(list(state[name].shape) != size for name in ("mean", "spread")):
+        if any(list(state[name].shape) != size for name in ("mean", "spread")) or (
+            list(state["count"].shape) != size[:1]
+        ):
             raise ArtefactError("The usual evidence is not of the guard's head: fit it again.")
         self.head, self.state = head, state
         return self
@@ -161,6 +168,7 @@ class Reference:
         classes, relevant, *more = yield tuple(wanted)
         usual = classes.filled()
         self.state = {
+            "count": classes.count.float(),
             "mean": usual.mean.float(),
             "spread": usual.variance.sqrt().float(),
             "relevant": _id_bytes(relevant),

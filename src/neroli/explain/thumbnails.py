@@ -14,7 +14,7 @@ from neroli.explain.pictures import pictures_of
 from neroli.extraction import IMAGE_BATCH
 
 SIDE = 64
-"""Pixels of a thumbnail's longer side; the shorter one is filled up with white."""
+"""Pixels of a thumbnail's longer side; beside the shorter one it is white."""
 
 
 def thumbnails(
@@ -42,11 +42,21 @@ def thumbnails(
         if rows:
             pictures = pictures_of(batch.images[rows], preprocessing)
             for row, picture in zip(rows, pictures, strict=True):
-                small = Image.fromarray(picture)
-                small.thumbnail((SIDE, SIDE))
-                width, height = small.size
-                pixels = torch.frombuffer(bytearray(small.tobytes()), dtype=torch.uint8)
-                found[place.pop(digests[row]), :height, :width] = pixels.view(height, width, 3)
+                number = place.pop(digests[row], None)
+                if number is not None:  # else the second of two equal ones
+                    found[number] = _small(Image.fromarray(picture))
         if not place:
             break
     return found
+
+
+def _small(picture: Image.Image) -> Tensor:
+    """A picture in the middle of a white square, ``[64, 64, 3]`` uint8."""
+    longer = max(picture.size)
+    width, height = (max(1, round(side * SIDE / longer)) for side in picture.size)
+    # pixels that are enlarged stay visible as such
+    how = Image.Resampling.NEAREST if longer < SIDE else Image.Resampling.LANCZOS
+    square = Image.new("RGB", (SIDE, SIDE), "white")
+    square.paste(picture.resize((width, height), how), ((SIDE - width) // 2, (SIDE - height) // 2))
+    pixels = torch.frombuffer(bytearray(square.tobytes()), dtype=torch.uint8)
+    return pixels.view(SIDE, SIDE, 3)
