@@ -39,9 +39,10 @@ class Covariance(Statistic[Gaussian]):
 
     def update(self, batch: Activations) -> None:
         values = batch.quantity(self.of)
-        mean = values.mean(dim=0)
-        centred = values - mean
-        self._add(len(batch), mean, centred.T @ centred)
+        if len(values):  # a quantity may be of some of the images alone
+            mean = values.mean(dim=0)
+            centred = values - mean
+            self._add(len(values), mean, centred.T @ centred)
 
     def merge(self, other: Self) -> None:
         if other._mean is not None and other._scatter is not None:

@@ -55,6 +55,22 @@ class Statistic(ABC, Generic[Result]):
 
 
 @dataclass
+class Count(Statistic[int]):
+    """How many images there are."""
+
+    _count: int = field(default=0, init=False, repr=False, compare=False)
+
+    def update(self, batch: Activations) -> None:
+        self._count += len(batch)
+
+    def merge(self, other: Self) -> None:
+        self._count += other._count
+
+    def finalize(self) -> int:
+        return self._count
+
+
+@dataclass
 class Mean(Statistic[Tensor]):
     """The mean over images: a scalar or ``[K]``."""
 

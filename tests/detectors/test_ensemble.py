@@ -156,3 +156,18 @@ def test_a_score_that_varies_by_rounding_alone_counts_as_zero(head: LinearHead) 
     training = random_activations(head, 100)
     pair = Ensemble([KNN(k=1), "msp"]).fit(training, head)
     assert pair.score(random_activations(head, 20, seed=3)).abs().max() < 1e3
+
+
+def test_some_of_many_training_images_standardise(
+    new: Activations, head: LinearHead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = random_activations(head, 2000)
+    whole = Ensemble(members()).fit(training, head)
+    monkeypatch.setattr("neroli.detectors.ensemble._SAMPLE", 500)
+    some = Ensemble(members()).fit(training, head)
+    other_order = training.select(torch.randperm(2000))
+    again = Ensemble(members()).fit(other_order, head)
+    torch.testing.assert_close(again.means, some.means)
+    assert not torch.equal(some.means, whole.means)
+    torch.testing.assert_close(some.deviations, whole.deviations, rtol=0.15, atol=0)
+    torch.testing.assert_close(some.score(new), whole.score(new), rtol=0.2, atol=0.2)

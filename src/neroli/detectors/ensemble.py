@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,11 +19,14 @@ from neroli.errors import ArtefactError, InvalidInput
 from neroli.fitting import InProgress, Learning, in_step
 from neroli.head import LinearHead
 from neroli.moments import Covariance
+from neroli.statistics import Count, keyed_hashes
 from neroli.taps import NOTHING, Requirements
 
 DEFAULT_MEMBERS = ("vim", "cadref", "knn", "line")
 _MEMBER = "member."
 _HEAD = ("head.weight", "head.bias")
+_SAMPLE = 10_000
+"""Training images that scores are standardised over: KNN would take too long over a million."""
 _ROUNDING = 1e-12
 """Deviations up to this are of rounding: of distances of images to themselves, say."""
 
@@ -34,7 +38,8 @@ class Ensemble(Detector):
     Each member's score is brought to mean zero and variance one over in-distribution images, so
     that none outweighs the others by its scale. These are held-out images where there are any (a
     guard learns them from half of its calibration images), since members such as KNN score the
-    images they were fitted on too low; until then the training images serve.
+    images they were fitted on too low; until then the training images serve, or some 10,000 of
+    them, chosen by a hash of their ids.
 
     Args:
         members: detectors, or their names; or ``{"name": ..., "hyperparameters": {...}}`` each, as
@@ -81,9 +86,14 @@ class Ensemble(Detector):
 
     def learn(self, head: LinearHead) -> Learning:
         learners = [InProgress.of_training(member, head) for member in self.members]
-        yield from in_step(learners)
+        counted: list[int] = []
+
+        def count() -> Learning:
+            counted.append((yield Count()))
+
+        yield from in_step([*learners, InProgress(self, count())])
         self.__dict__["members"] = tuple(learner.fitted for learner in learners)
-        yield from self._standardise()
+        yield from self._standardise(min(1.0, _SAMPLE / counted[0]))
 
     def learn_held_out(self, head: LinearHead) -> Learning:
         learners = [InProgress.of_held_out(member, head) for member in self.members]
@@ -91,8 +101,8 @@ class Ensemble(Detector):
         self.__dict__["members"] = tuple(learner.fitted for learner in learners)
         yield from self._standardise()
 
-    def _standardise(self) -> Learning:
-        scores = yield Covariance(_MemberScores(self.members))
+    def _standardise(self, share: float = 1.0) -> Learning:
+        scores = yield Covariance(_MemberScores(self.members, share))
         self.means = scores.mean
         self.deviations = scores.covariance.diagonal().clamp(min=0).sqrt()
 
@@ -141,11 +151,15 @@ class Ensemble(Detector):
 
 @dataclass(frozen=True, eq=False)
 class _MemberScores:
-    """The scores of several detectors, ``[N, M]``."""
+    """The scores of several detectors, ``[N, M]``, or of a share of the N images."""
 
     members: tuple[Detector, ...]
+    share: float = 1.0
 
     def __call__(self, batch: Activations) -> Tensor:
+        if self.share < 1:
+            hashes = keyed_hashes(batch, "features", seed=0).astype(np.float64)
+            batch = batch.select(torch.from_numpy(hashes < self.share * 2.0**64))
         return torch.stack([member.score(batch) for member in self.members], dim=1)
 
 
