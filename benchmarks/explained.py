@@ -110,6 +110,13 @@ def run_of(classifier: Classifier, images: Tensor, labels: Tensor | None = None)
     )
 
 
+def class_means(values: Tensor, classes: Tensor, count: int = 10) -> Tensor:
+    """Means ``[C, K]`` of the rows of each class; of all for a class without."""
+    of = torch.nn.functional.one_hot(classes, count).to(values)
+    sizes = of.sum(0)[:, None]
+    return torch.where(sizes > 0, of.T @ values / sizes.clamp(min=1), values.mean(0))
+
+
 def pasted(subject: Subject, source: str) -> tuple[Tensor, Tensor]:
     """The images with patches at random places, and where these are ``[N, H, W]``."""
     from cifar import load_images

@@ -1,11 +1,11 @@
-"""Are explanations faithful? Four tests of heat maps and shares on real networks and images.
+"""Are explanations faithful? Tests of heat maps and shares on real networks and images.
 
-    python benchmarks/explanations.py [--network resnet20] [--images 200] [--out TABLES.md]
+    python benchmarks/explanations.py [--network resnet20] [--images 100] [--tests places]
 
-Pixels: what happens as the most relevant blocks are deleted. Neurons: what happens to the score as
-those with the largest shares become usual. Weights: do maps change when the network is randomised?
-Places: is a pasted patch found? Intervals (95 %) are over images. Trained on CIFAR-10; guards are
-fitted on ``--training`` training images.
+Parts: what a deviation is made of. Pixels: what happens as the most relevant blocks are deleted.
+Neurons: what happens to the score as those with the largest shares become usual. Weights: do maps
+change when the network is randomised? Places: is a pasted patch found? Intervals (95 %) are over
+images. Trained on CIFAR-10; guards are fitted on ``--training`` training images.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import faithfulness as measure
 import torch
-from explained import BATCH, PASTED, SIDE, STARTS, Subject, pasted, run_of, shares_of
+from explained import BATCH, PASTED, SIDE, STARTS, Subject, class_means, pasted, run_of, shares_of
 from faithfulness import interval, shown, table
 from torch import Tensor
 
@@ -134,11 +134,21 @@ def neurons(subject: Subject) -> Iterator[str]:
     )
 
 
-def class_means(values: Tensor, classes: Tensor, count: int = 10) -> Tensor:
-    """Means ``[C, K]`` of the rows of each class; of all for a class without."""
-    of = torch.nn.functional.one_hot(classes, count).to(values)
-    sizes = of.sum(0)[:, None]
-    return torch.where(sizes > 0, of.T @ values / sizes.clamp(min=1), values.mean(0))
+def parts(subject: Subject) -> Iterator[str]:
+    """What the deviation is made of: evidence beyond the usual, below it, or none at all."""
+    rows = {}
+    for name, (detector, reference) in subject.detectors.items():
+        for where, images in {"cifar10": subject.inside, **subject.outside}.items():
+            found = neurons_of(detector, reference, run_of(subject.classifier, images))
+            size = found.deviation.abs().sum(1)
+            below = (found.deviation.clamp(max=0) * found.active).sum(1).abs() / size
+            beyond = 1 - found.missing - below
+            shares = (beyond, below, found.missing, found.deviation.sum(1) / size)
+            rows[f"{name}, {where}"] = [shown(interval(share)) for share in shares]
+    columns = ["beyond the usual", "below it, of active neurons", "of silent neurons", "net"]
+    yield "Shares of the deviation, in absolute values; net: its sum over them\n\n" + table(
+        "images", columns, rows
+    )
 
 
 def weights(subject: Subject) -> Iterator[str]:
@@ -248,8 +258,14 @@ def places(subject: Subject) -> Iterator[str]:
     )
 
 
-TESTS = {"pixels": pixels, "neurons": neurons, "weights": weights, "places": places}
-IMAGES = {"resnet20": (200, 5000), "densenet100": (50, 2000)}
+TESTS = {
+    "parts": parts,
+    "pixels": pixels,
+    "neurons": neurons,
+    "weights": weights,
+    "places": places,
+}
+IMAGES = {"resnet20": (100, 5000), "densenet100": (25, 1500)}
 """How many images of each set, and for training, unless told."""
 
 
