@@ -8,16 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from common import shared_data
+from faithfulness import gradient_times_input
 from PIL import Image
 from torch import Tensor
 
 from neroli import Activations, Classifier, fit
 from neroli.detectors import NERO, Detector, RelevanceDeviation
-from neroli.explain import Neurons, Reference, neurons_of, propagate
+from neroli.explain import Neurons, Reference, neurons_of, of_prediction, propagate
 
 OUTSIDE = ("cifar100", "mnist")
-PASTED = ("mnist", "medical", "cifar10", "nothing")
-"""What is pasted into images: of two sets outside, of another test image; and none, for chance."""
+PASTED = ("nothing", "mnist", "medical", "cifar10")
+"""What is pasted into images: nothing, to compare with, of two sets outside, of a test image."""
 SIDE, PATCH = 32, 12
 BATCH = 50
 STARTS: dict[str, Callable[[Neurons], Tensor]] = {
@@ -115,6 +116,30 @@ def class_means(values: Tensor, classes: Tensor, count: int = 10) -> Tensor:
     of = torch.nn.functional.one_hot(classes, count).to(values)
     sizes = of.sum(0)[:, None]
     return torch.where(sizes > 0, of.T @ values / sizes.clamp(min=1), values.mean(0))
+
+
+def noise(like: Tensor) -> Tensor:
+    """Random maps ``[N, H, W]`` for images."""
+    return torch.rand(len(like), SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+
+
+def sizes(subject: Subject, images: Tensor) -> dict[str, Tensor]:
+    """Maps of images without negative values: absolute ones, and the two parts of some."""
+    classifier = subject.classifier
+    classes = run_of(classifier, images).predictions
+    found = {
+        "prediction": of_prediction(classifier, images, batch_size=BATCH).relevance.abs(),
+        "gradient x input": gradient_times_input(classifier.model, images, classes).abs(),
+        "random": noise(images),
+    }
+    for detector in subject.detectors:
+        for start in STARTS:
+            name, values = f"{detector}: {start}", subject.deviation(detector, images, start)
+            found[name] = values.abs()
+            if start == "as it is":
+                found[f"{name}, positive"] = values.clamp(min=0)
+                found[f"{name}, negative"] = -values.clamp(max=0)
+    return found
 
 
 def pasted(subject: Subject, source: str) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,18 @@ from pathlib import Path
 
 import faithfulness as measure
 import torch
-from explained import BATCH, PASTED, SIDE, STARTS, Subject, class_means, pasted, run_of, shares_of
+from explained import (
+    BATCH,
+    PASTED,
+    STARTS,
+    Subject,
+    class_means,
+    noise,
+    pasted,
+    run_of,
+    shares_of,
+    sizes,
+)
 from faithfulness import interval, shown, table
 from torch import Tensor
 
@@ -30,11 +41,6 @@ STAGES = {  # from the head downwards
     "resnet20": ("linear", "layer3", "layer2", "layer1", "conv1"),
     "densenet100": ("fc", "block3", "block2", "block1", "conv1"),
 }
-
-
-def noise(like: Tensor) -> Tensor:
-    """Random maps ``[N, H, W]`` for images."""
-    return torch.rand(len(like), SIDE, SIDE, generator=torch.Generator().manual_seed(0))
 
 
 def pixels(subject: Subject) -> Iterator[str]:
@@ -215,19 +221,23 @@ def places(subject: Subject) -> Iterator[str]:
     """Patches are pasted into correctly classified images, and looked for."""
     rows: dict[str, list[str]] = {}
     restored: dict[str, list[str]] = {}
+    without: dict[str, Tensor] = {}
     for source in PASTED:
         images, inside = pasted(subject, source)
-        batch = run_of(subject.classifier, images)
-        gradient = measure.gradient_times_input(subject.classifier.model, images, batch.predictions)
-        prediction = of_prediction(subject.classifier, images, batch_size=BATCH).relevance
-        maps = {"prediction": prediction, "gradient x input": gradient, "random": noise(images)}
-        for detector in subject.detectors:
-            own = {f"{detector}: {s}": subject.deviation(detector, images, s) for s in STARTS}
-            maps |= own
+        maps = sizes(subject, images)
+        for name, size in maps.items():
+            share = measure.share_inside(size, inside)
             if source == "nothing":
-                continue
-            orders = {name: m.abs() for name, m in own.items()} | {
-                f"{detector}: prediction": prediction,
+                without[name] = share
+                rows[name] = [shown(interval(share))]
+            else:
+                gain = shown(interval(share - without[name]))
+                rows[name].append(f"{share.mean():.2f}, {gain}")
+        if source == "nothing":
+            continue
+        for detector in subject.detectors:
+            orders = {n: m for n, m in maps.items() if n.startswith(detector)} | {
+                f"{detector}: prediction": maps["prediction"],
                 f"{detector}: patch first (best)": inside.float(),
                 f"{detector}: random (chance)": noise(images),
             }
@@ -241,20 +251,13 @@ def places(subject: Subject) -> Iterator[str]:
                 left = measure.area(curve - curve[-1])
                 cell = shown(interval(left[raised], rise[raised]))
                 restored.setdefault(name, []).append(cell)
-        sizes = {name: values.abs() for name, values in maps.items()} | {
-            f"{name}, positive": values.clamp(min=0)
-            for name, values in maps.items()
-            if name == "prediction" or name.endswith("as it is")
-        }
-        for name, size in sizes.items():
-            share = measure.share_inside(size, inside)
-            rows.setdefault(name, []).append(shown(interval(share)))
+    columns = ["without a patch", *(f"{source}: share, gain" for source in PASTED[1:])]
     yield "Share of the map in the patch, which is 0.14 of the image\n\n" + table(
-        "map", list(PASTED), rows
+        "map", columns, rows
     )
     yield (
         "Rise of the score by the patch, as blocks get their own pixels back: area over the rise"
-        "\n\n" + table("order", list(PASTED[:-1]), restored)
+        "\n\n" + table("order", list(PASTED[1:]), restored)
     )
 
 
