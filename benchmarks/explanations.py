@@ -242,15 +242,13 @@ def places(subject: Subject) -> Iterator[str]:
                 f"{detector}: random (chance)": noise(images),
             }
             run = subject.score(detector)
-            rise = run(images) - run(subject.inside)
-            raised = rise > 0
+            raised = (rise := run(images) - run(subject.inside)) > 0
             count = f"{100 * raised.float().mean():.0f} %"
             restored.setdefault(f"{detector}: *images whose score rises*", []).append(count)
             for name, order in orders.items():
                 curve = measure.deletion_curve(run, images, subject.inside, order)
-                left = measure.area(curve - curve[-1])
-                cell = shown(interval(left[raised], rise[raised]))
-                restored.setdefault(name, []).append(cell)
+                left = measure.area(curve - curve[-1])[raised]
+                restored.setdefault(name, []).append(shown(interval(left, rise[raised])))
     columns = ["without a patch", *(f"{source}: share, gain" for source in PASTED[1:])]
     yield "Share of the map in the patch, which is 0.14 of the image\n\n" + table(
         "map", columns, rows
@@ -295,7 +293,7 @@ def main() -> None:
         for test in options.tests:
             for text in TESTS[test](subject):
                 texts.append(text)
-                print(f"\n{text}\n\n({time.perf_counter() - start:.0f} s so far)", flush=True)
+                print(f"\n{text}\n\n({time.perf_counter() - start:.0f} s)", flush=True)
     if options.out:
         options.out.write_text("\n\n".join(texts) + "\n")
 
