@@ -64,7 +64,7 @@ def explanation(**changed: Any) -> Explanation:
             [2.0, 0.0, 1.0, 0.5], [1.0, 1.0, 1.0, 0.5], [1.2, 0.4, 0.0, -0.1], [True, False] * 2
         ),
         "heatmap": heatmap(relevance),
-        "deviation": heatmap(relevance),
+        "deviation": heatmap(-relevance),
         "examples": Examples([], {}, {}, {}),
     }
     return Explanation(**(values | changed))

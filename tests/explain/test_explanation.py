@@ -1,7 +1,6 @@
 """Explanations in words and for programs, of one image and of many."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +15,15 @@ from neroli.errors import ArtefactError, InvalidInput, NotCalibrated, NotFitted,
 from neroli.explain import explain, wording
 from networks import colour_images, colour_loader, colour_tensors, trained_colour_network
 
-HIDDEN = "evidence that is missing here, which no pixel can show"
-
 
 def test_the_summary_is_two_plain_sentences() -> None:
     assert given.explanation().summary == (
         "Flagged as out of distribution: it is predicted polyp with probability 0.81, but its "
         "score is above the threshold, which allows at most 5% false alarms (about 1.2% of "
         "in-distribution images score as high). Neurons 0 and 1 make up 100% of what neurons add "
-        f"to the score; of what differs from the usual for polyp, 50% is {HIDDEN}, and the other "
-        "50% is centred in the upper left of the image."
+        "to the score; 50% of what differs from the usual for polyp is evidence weaker than usual "
+        "(50% lies in neurons silent here, which no pixel can show), centred in the upper left of "
+        "the image."
     )
 
 
@@ -38,17 +36,29 @@ def test_an_image_that_is_not_flagged_says_so_whatever_its_p_value() -> None:
 
 
 @pytest.mark.parametrize(
-    ("active", "expected"),
+    ("evidence", "active", "expected"),
     [
-        ([True] * 4, "differs from the usual for polyp is all in neurons that respond to this "),
-        ([False] * 4, f"differs from the usual for polyp is all {HIDDEN}."),
+        (
+            [0.0, 1.0],
+            [True] * 2,
+            "100% of what differs from the usual for polyp is evidence weaker ",
+        ),
+        ([3.0, 2.0], [True] * 2, "is evidence stronger than usual, centred in the "),
+        ([0.0, 0.5], [False, True], "(67% lies in neurons silent here, which no"),
+        (
+            [0.0, 0.0],
+            [False] * 2,
+            "than usual, all of it in neurons silent here, which no pixel can",
+        ),
     ],
 )
-def test_nothing_or_everything_missing_reads_well(active: list[bool], expected: str) -> None:
-    neurons = replace(given.explanation().neurons, active=torch.tensor([active]))
+def test_weaker_stronger_and_silent_evidence_are_told_apart(
+    evidence: list[float], active: list[bool], expected: str
+) -> None:
+    neurons = given.neurons(evidence, [1.0, 1.0], [1.0, 1.0], active)
     text = given.explanation(neurons=neurons).summary
-    assert expected in text and "0%" not in text.replace("100% of what neurons", "")
-    assert ("centred" in text) == active[0]
+    assert expected in text
+    assert ("centred" in text) == any(active)
 
 
 def test_the_class_compared_with_is_said_where_it_is_another() -> None:
@@ -58,7 +68,7 @@ def test_the_class_compared_with_is_said_where_it_is_another() -> None:
 
 def test_a_class_without_training_images_is_compared_with_all() -> None:
     text = given.explanation(compared_images=0).summary
-    assert "usual for all classes (no training image was predicted polyp), 50% is" in text
+    assert "usual for all classes (no training image was predicted polyp) is evidence" in text
 
 
 def test_without_shares_neurons_differ_most_and_none_may_differ() -> None:
@@ -89,7 +99,11 @@ def test_where_the_deviation_is(side: int, sign: float) -> None:
     for (row, column), expected in words.items():
         relevance = torch.zeros(side, side)
         relevance[places[row], places[column]] = sign
-        assert given.explanation(deviation=given.heatmap(relevance)).where == expected
+        neurons = given.neurons([1.0 + sign], [1.0], [1.0], [True])
+        deviation = given.heatmap(relevance)
+        assert given.explanation(neurons=neurons, deviation=deviation).where == expected
+        other = given.neurons([1.0 - sign], [1.0], [1.0], [True])
+        assert given.explanation(neurons=other, deviation=deviation).where == "middle"
     assert wording.place(torch.zeros(side, side)) == "middle"
     assert wording.place(torch.ones(side, 2 * side)) == "middle"
 

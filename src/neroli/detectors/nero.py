@@ -133,9 +133,8 @@ class NERO(Detector):
             parts * factor[:, None],
             by_bias * factor,
             torch.zeros_like(bias),
-            given="the norm on the neurons of low relevance, by which all is multiplied"
-            if self.low_relevance_norm
-            else "",
+            given="the signs of its differences from the nearest class"
+            + " and the norm on neurons of low relevance" * self.low_relevance_norm,
         )
 
     def compared_class(self, batch: Activations) -> Tensor:

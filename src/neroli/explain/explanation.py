@@ -67,8 +67,13 @@ class Explanation:
 
     @property
     def where(self) -> str:
-        """Which ninth of the image holds the middle of the deviation, in words."""
-        return wording.place(self.deviation.relevance[0])
+        """Which ninth of the image holds the middle of the larger part of the deviation, in words.
+
+        That is where evidence is weaker than usual, or where it is stronger if that is more.
+        """
+        below = float(self.neurons.weaker[0]) >= 0.5
+        relevance = self.deviation.relevance[0]
+        return wording.place((-relevance if below else relevance).clamp(min=0))
 
     def figure(self) -> Figure:
         """The explanation as a matplotlib figure: picture, both heat maps, neurons, examples."""

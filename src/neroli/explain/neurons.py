@@ -61,6 +61,17 @@ class Neurons:
         return self.evidence - self.usual
 
     @property
+    def weaker(self) -> Tensor:
+        """Share of the deviation, in absolute values, below what is usual, ``[N]`` in 0..1.
+
+        Of images out of distribution it is most: evidence that is weak or missing, rather than
+        anything that speaks for another class.
+        """
+        size = self.deviation.abs().sum(dim=1)
+        below = (-self.deviation).clamp(min=0).sum(dim=1)
+        return torch.where(size > 0, below / size.where(size > 0, 1.0), 0.0)
+
+    @property
     def missing(self) -> Tensor:
         """Share of the deviation, in absolute values, on silent neurons, ``[N]`` in 0..1.
 
@@ -72,8 +83,13 @@ class Neurons:
         return torch.where(total > 0, silent / total.where(total > 0, 1.0), 0.0)
 
     def top(self, count: int = 10) -> Tensor:
-        """The neurons that matter most, ``[N, count]``: by share of the score, or by deviation."""
-        size = self.deviation.abs() if self.shares is None else self.shares.neurons
+        """The neurons that matter most, ``[N, count]``, by share of the score or by deviation.
+
+        By deviation where shares are not known, or are a sum only as long as something else stays
+        as it is: of NERO's, replacing those that deviate lowers the score faster.
+        """
+        known = self.shares is not None and not self.shares.given
+        size = self.shares.neurons if known and self.shares else self.deviation.abs()
         return size.topk(min(count, size.shape[1]), dim=1).indices
 
     def to_dict(self, row: int, count: int = 10) -> dict[str, Any]:
@@ -101,6 +117,7 @@ class Neurons:
             "rest": None if shares is None else float(shares.rest[row]),
             "rest_is": None if shares is None else shares.rest_is,
             "given": None if shares is None else shares.given,
+            "weaker_share": float(self.weaker[row]),
             "missing_share": float(self.missing[row]),
         }
 

@@ -97,18 +97,16 @@ def _leading(neurons: Neurons) -> str:
 
 
 def _seen(neurons: Neurons, compared: str, where: str) -> str:
-    """What of the deviation pixels can show, and where in the image."""
-    missing = float(neurons.missing[0])
-    differs = f"what differs from the usual for {compared}"
-    hidden = "evidence that is missing here, which no pixel can show"
-    if missing == 0:
-        return f"{differs} is all in neurons that respond to this image, centred in its {where}"
+    """Whether evidence is weaker or stronger than usual, and where in the image."""
+    weaker, missing = float(neurons.weaker[0]), float(neurons.missing[0])
+    share, kind = (weaker, "weaker") if weaker >= 0.5 else (1 - weaker, "stronger")
+    text = f"{percentage(share)} of what differs from the usual for {compared} is evidence {kind} "
+    text += "than usual"
     if missing == 1:
-        return f"{differs} is all {hidden}"
-    return (
-        f"of {differs}, {percentage(missing)} is {hidden}, and the other {percentage(1 - missing)} "
-        f"is centred in the {where} of the image"
-    )
+        return f"{text}, all of it in neurons silent here, which no pixel can show"
+    if missing >= 0.005:
+        text += f" ({percentage(missing)} lies in neurons silent here, which no pixel can show)"
+    return f"{text}, centred in the {where} of the image"
 
 
 def _listed(neurons: Sequence[int]) -> str:
