@@ -65,7 +65,7 @@ def test_a_guard_of_a_newer_schema_is_refused(saved: Path) -> None:
     manifest = json.loads((saved / "manifest.json").read_text())
     manifest |= {"schema_version": 99, "something": "new"}
     (saved / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ArtefactError, match="schema 99, newer than the 2.*upgrade"):
+    with pytest.raises(ArtefactError, match="schema 99, newer than the 3.*upgrade"):
         Guard.load(saved, trained_colour_network())
 
 
@@ -73,8 +73,8 @@ def test_a_guard_of_a_newer_schema_is_refused(saved: Path) -> None:
     ("content", "message"),
     [
         (b"{", "not a valid guard manifest"),
-        (b'{"schema_version": 1}', "schema 1 of an earlier neroli.*fit it again"),
-        (b'{"schema_version": 2}', "not a valid guard manifest"),
+        (b'{"schema_version": 2}', "schema 2 of an earlier neroli.*fit it again"),
+        (b'{"schema_version": 3}', "not a valid guard manifest"),
         (b"\xff\xfe", "not text"),
     ],
 )

@@ -20,6 +20,10 @@ def test_the_demo_runs_and_its_figures_are_plausible(tmp_path: Path) -> None:
     with Image.open(result.picture) as picture:
         assert picture.width > 1000
         assert len(np.unique(np.asarray(picture.convert("L")))) > 50
+    page = result.report.read_text()
+    assert page.count("<article") == 4 and "digits 7-9" in page
+    with Image.open(result.explanation) as picture:
+        assert picture.width == 960
 
 
 def test_known_and_unknown_digits_are_kept_apart() -> None:

@@ -23,13 +23,15 @@ from neroli.data.preprocessing import Preprocessing
 from neroli.data.sources import Content
 from neroli.detectors import Detector, create
 from neroli.errors import ArtefactError
+from neroli.explain.reference import Reference
 from neroli.files import atomic_path, digest, is_free, locked
 from neroli.overlap import TrainingImages
 from neroli.store import ActivationStore, Origin
 from neroli.taps import Requirements
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _DETECTOR = "detector."
+_REFERENCE = "reference."
 
 
 class _Part(pydantic.BaseModel):
@@ -268,10 +270,14 @@ def read_state(folder: Path | str, manifest: Manifest) -> dict[str, Tensor]:
 
 
 def packed(
-    detector: Detector, calibration: Calibration | None, training: TrainingImages
+    detector: Detector,
+    calibration: Calibration | None,
+    training: TrainingImages,
+    reference: Reference,
 ) -> dict[str, Tensor]:
     """The tensors of a guard, by name."""
     state = {f"{_DETECTOR}{name}": value for name, value in detector.state().items()}
+    state |= {f"{_REFERENCE}{name}": value for name, value in reference.state.items()}
     state["training.digests"] = training.digests
     state["training.groups"] = training.groups
     if calibration is not None:
@@ -282,8 +288,8 @@ def packed(
 
 def unpacked(
     manifest: Manifest, state: Mapping[str, Tensor]
-) -> tuple[Detector, Calibration | None, TrainingImages]:
-    """The detector, the calibration and the known training images of a saved guard.
+) -> tuple[Detector, Calibration | None, TrainingImages, Reference]:
+    """The detector, the calibration, the known training images and what is usual of a saved guard.
 
     Raises:
         ArtefactError: if manifest and tensors do not fit together.
@@ -292,9 +298,8 @@ def unpacked(
     detector = create(manifest.detector.name, **manifest.detector.hyperparameters)
     calibration = None
     try:
-        detector.load_state(
-            {k.removeprefix(_DETECTOR): v for k, v in state.items() if k.startswith(_DETECTOR)}
-        )
+        detector.load_state(_of(_DETECTOR, state))
+        reference = Reference(detector).load_state(_of(_REFERENCE, state))
         if manifest.calibration is not None:
             calibration = Calibration(
                 state["calibration.scores"],
@@ -303,12 +308,24 @@ def unpacked(
                 manifest.calibration.promise,
             )
         known = TrainingImages(state["training.digests"], state["training.groups"])
-        return detector, calibration, known
+        return detector, calibration, known, reference
     except (KeyError, RuntimeError, IndexError, ValueError) as error:
         raise ArtefactError(
             f"The guard's manifest does not fit its tensors ({error}): restore it or fit the guard "
             "again."
         ) from None
+
+
+def examples_kept(state: Mapping[str, Tensor]) -> dict[str, int]:
+    """How many training images a guard keeps to compare with, and how many thumbnails of these."""
+    return {
+        kind: len(state.get(f"{_REFERENCE}{name}", ()))
+        for kind, name in (("images", "example_ids"), ("thumbnails", "thumbnails"))
+    }
+
+
+def _of(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
 class _Version(pydantic.BaseModel):

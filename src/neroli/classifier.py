@@ -192,7 +192,7 @@ class Classifier:
                 layer that is required.
         """
         given = images
-        images = self._placed(self.prepare(images))
+        images = self.placed(self.prepare(images))
         if isinstance(given, Tensor) and images.data_ptr() == given.data_ptr():
             images = images.clone()  # a model may work in place, but not on the caller's images
         self.find_head(images)
@@ -241,7 +241,7 @@ class Classifier:
 
     def _few(self, images: Any) -> Tensor:
         """A few images to check numbers on; noise if they are blank, on which too much is equal."""
-        some = self._placed(self.prepare(images)[:_IMAGES_TO_FIND_HEAD]).clone()
+        some = self.placed(self.prepare(images)[:_IMAGES_TO_FIND_HEAD]).clone()
         if bool((some == some.flatten()[0]).all()):
             noise = torch.randn(some.shape, generator=torch.Generator().manual_seed(0))
             some = noise.to(some)
@@ -251,7 +251,8 @@ class Classifier:
         if unknown := unknown_module(self.model, site.layer):
             raise InvalidInput(unknown)
 
-    def _placed(self, images: Tensor) -> Tensor:
+    def placed(self, images: Tensor) -> Tensor:
+        """Images on the device and in the precision of the model."""
         parameter = next((p for p in self.model.parameters() if p.is_floating_point()), None)
         return images if parameter is None else images.to(parameter.device, parameter.dtype)
 

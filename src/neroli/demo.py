@@ -61,6 +61,8 @@ class DemoResult:
     rows: tuple[Row, ...]
     guard: Path
     picture: Path
+    report: Path
+    explanation: Path
 
 
 def digit_network() -> nn.Module:
@@ -123,10 +125,10 @@ def train_network(data: DemoData, epochs: int = 40, seed: int = 0) -> nn.Module:
 def run(
     out: Path, false_alarm_rate: float = 0.05, say: Callable[[str], object] = lambda text: None
 ) -> DemoResult:
-    """Train, fit six detectors in the same passes, calibrate, score, save a guard and a picture.
+    """Train, fit six detectors in the same passes, calibrate, score, save a guard, and explain.
 
     Args:
-        out: folder for ``guard/`` and ``scores.png``.
+        out: folder for ``guard/``, ``scores.png``, ``report.html`` and ``explanation.png``.
         false_alarm_rate: promised share of known digits flagged, in 0..1.
         say: told what is being done.
     """
@@ -170,10 +172,12 @@ def run(
             )
         panels.append((detector, {"digits 0-6": scores, **ood_scores}, calibration.threshold))
     guard = Guard(classifier, NERO())
-    guard.fit(DataLoader(data.train, batch_size=64))
+    guard.fit(DataLoader(data.train, batch_size=64), keep_examples=len(data.train))
     guard.calibrate(DataLoader(data.calibration, batch_size=64), false_alarm_rate)
     guard.save(out / "guard")
     _draw(panels, {"digits 0-6": data.test.tensors[0], **data.ood}, out / "scores.png")
+    say("Explaining one image of each kind ...")
+    _explain(guard, {"digits 0-6": data.test.tensors[0], **data.ood}, out)
     return DemoResult(
         test_accuracy=_share(test.predictions == data.test.tensors[1]),
         promise=str(Promise(false_alarm_rate)),
@@ -182,6 +186,8 @@ def run(
         rows=tuple(rows),
         guard=out / "guard",
         picture=out / "scores.png",
+        report=out / "report.html",
+        explanation=out / "explanation.png",
     )
 
 
@@ -209,6 +215,22 @@ def _corrupted(pictures: np.ndarray[Any, Any], draw: np.random.Generator) -> np.
 
 def _share(flags: Tensor) -> float:
     return float(flags.double().mean())
+
+
+def _explain(guard: Guard, images: dict[str, Tensor], out: Path) -> None:
+    """An image of each kind, with the middle score of its kind, as a page.
+
+    And that of the digits not known as a figure.
+    """
+    from neroli.explain import explain, write_report
+    from neroli.files import atomic_path
+
+    middle = [int(guard(some).score.argsort()[len(some) // 2]) for some in images.values()]
+    chosen = torch.stack([some[row] for some, row in zip(images.values(), middle, strict=True)])
+    explanations = explain(guard, chosen, list(images))
+    write_report(out / "report.html", explanations, guard.manifest())
+    with atomic_path(out / "explanation.png") as temporary:
+        explanations[1].figure().savefig(temporary, dpi=80)
 
 
 _COLOURS = ("#0072B2", "#E69F00", "#CC79A7", "#009E73")  # Okabe and Ito: safe for colour-blind eyes

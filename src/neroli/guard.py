@@ -7,10 +7,10 @@ import warnings
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from neroli import artefact
 from neroli.activations import Activations, Rows
@@ -34,6 +34,7 @@ from neroli.errors import (
     NotCalibrated,
     NotFitted,
 )
+from neroli.explain.reference import Reference
 from neroli.extraction import (
     IMAGE_BATCH,
     activations_of,
@@ -42,10 +43,13 @@ from neroli.extraction import (
     with_classes,
     without_labels,
 )
-from neroli.fitting import fit, fit_held_out, learns_held_out
+from neroli.fitting import Learner, fit, fit_held_out, learns_held_out
 from neroli.overlap import TrainingImages, seeded_half, unchecked
 from neroli.store import ActivationStore
 from neroli.verdicts import GuardedBatch, Verdicts
+
+if TYPE_CHECKING:
+    from neroli.explain.explanation import Explanation
 
 
 class Guard:
@@ -70,6 +74,8 @@ class Guard:
         self.model_source: ModelSource | None = None
         self.training: TrainingPart | None = None
         self.held_out: CalibrationPart | None = None
+        self.reference: Reference | None = None
+        """What is usual, learned by ``fit``, that explanations compare with."""
         self.agreement: LabelAgreement | None = None
         """How well predictions and labels of the training images agree; not saved."""
         self._unreadable: dict[str, list[Failure]] = {}
@@ -95,6 +101,7 @@ class Guard:
         *,
         store: Path | str | None = None,
         batch_size: int = IMAGE_BATCH,
+        keep_examples: int = 0,
         progress: bool | None = None,
     ) -> Self:
         """Fit the detector on the classifier's training images; any calibration is dropped.
@@ -106,6 +113,8 @@ class Guard:
             store: folder to keep the activations in, so that an interrupted run goes on; without it
                 they live in a temporary folder.
             batch_size: images at a time; a loader keeps its own.
+            keep_examples: of how many training images explanations may show a thumbnail, and find
+                the nearest; none by default, since they may be patient data.
             progress: show a progress bar; None does so on a terminal.
 
         Raises:
@@ -123,7 +132,9 @@ class Guard:
             requires=self.detector.requires_to_fit,
             progress=progress,
         ) as activations:
-            fit([self.detector], activations, self.classifier.head)
+            reference = Reference(self.detector, examples=keep_examples)
+            learners: list[Learner] = [self.detector, reference]
+            fit(learners, activations, self.classifier.head)
             origin = activations.origin
             assert origin is not None  # extracted by this classifier, or checked to be
             agreement = label_agreement(activations, self.classifier.class_names)
@@ -134,6 +145,9 @@ class Guard:
                 activations, origin, agreement, None if groups is None else len(self._known.groups)
             )
             self._unreadable = {"training": activations.failures}
+        if keep_examples and not isinstance(training, ActivationStore):
+            reference.add_thumbnails(training, self.classifier)
+        self.reference = reference
         self.calibration = self.held_out = None
         if self.training.doubt:
             self._warn(self.training.doubt)
@@ -246,6 +260,21 @@ class Guard:
             self.detector.score(activations), activations.predictions
         )
 
+    def explain(self, image: Any) -> Explanation:
+        """Why an image was flagged, or was not: neurons, pixels and examples.
+
+        Args:
+            image: one image: a preprocessed float tensor ``[channels, height, width]``; or a uint8
+                array, a Pillow image or a path. For many, see ``neroli.explain.explain``.
+
+        Raises:
+            NotFitted, NotCalibrated: before ``fit`` and ``calibrate``.
+            InvalidInput: if the image cannot be used.
+        """
+        from neroli.explain.explanation import explain  # needs matplotlib, which takes a second
+
+        return explain(self, image[None] if isinstance(image, Tensor) else [image])[0]
+
     def check_calibrated(self) -> Calibration:
         """The calibration.
 
@@ -307,8 +336,10 @@ class Guard:
                 f"{type(self.detector).__name__} is not registered, so a saved guard could not be "
                 "loaded: decorate the class with neroli.detectors.register."
             )
-        state = artefact.packed(self.detector, self.calibration, self._known)
-        artefact.write(folder, self.manifest(), state)
+        manifest = self.manifest()
+        assert self.reference is not None, "the manifest says if it is not fitted"
+        parts = (self.detector, self.calibration, self._known, self.reference)
+        artefact.write(folder, manifest, artefact.packed(*parts))
 
     @classmethod
     def load(cls, folder: Path | str, model: nn.Module) -> Self:
@@ -319,13 +350,13 @@ class Guard:
         """
         manifest = artefact.read_manifest(folder)
         classifier = manifest.classifier.around(model, folder)
-        detector, calibration, known = artefact.unpacked(
+        detector, calibration, known, reference = artefact.unpacked(
             manifest, artefact.read_state(folder, manifest)
         )
         classifier.check_requirements(detector.requires)
         guard = cls(classifier, detector)
         guard.calibration, guard.held_out = calibration, manifest.calibration
-        guard.training, guard._known = manifest.training, known
+        guard.training, guard._known, guard.reference = manifest.training, known, reference
         guard.model_source = manifest.model_source
         return guard
 

@@ -74,16 +74,20 @@ class Moments:
 
     def filled(self) -> Moments:
         """The same, but with the moments over all images for every class without any."""
+        together, known = self.pooled(), self.count > 0
+        return Moments(
+            torch.where(known, self.count, together.count),
+            torch.where(known[:, None], self.mean, together.mean),
+            torch.where(known[:, None], self.variance, together.variance),
+        )
+
+    def pooled(self) -> Moments:
+        """The moments over all images, as if they were of one class."""
         total = self.count.sum()
         share = (self.count / total)[:, None]
         mean = (share * self.mean).sum(dim=0)
         variance = (share * (self.variance + (self.mean - mean).square())).sum(dim=0)
-        known = self.count > 0
-        return Moments(
-            torch.where(known, self.count, total),
-            torch.where(known[:, None], self.mean, mean),
-            torch.where(known[:, None], self.variance, variance),
-        )
+        return Moments(total[None], mean[None], variance[None])
 
 
 @dataclass

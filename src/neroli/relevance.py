@@ -49,6 +49,28 @@ def relevance(batch: Activations, head: LinearHead, eps: float = 0.0) -> tuple[T
 
 
 @dataclass(frozen=True)
+class ClassEvidence:
+    """What neurons, and in the last column the bias, add to a class's logit, ``[N, D + 1]``.
+
+    ``W_cj a_j`` and ``b_c`` of the predicted class c, in units of logits: a quantity for
+    statistics.
+
+    Args:
+        head: the linear head of the classifier.
+        own: of the true class c, where that is known.
+    """
+
+    head: LinearHead
+    own: bool = False
+
+    def __call__(self, batch: Activations) -> Tensor:
+        head = self.head.like(batch.features)
+        labels = batch.predictions if batch.labels is None or not self.own else batch.labels
+        neurons = head.weight[labels] * batch.features
+        return torch.cat([neurons, head.bias[labels, None]], dim=1)
+
+
+@dataclass(frozen=True)
 class HeadRelevance:
     """Relevance with the bias as last column, ``[N, D + 1]``: a quantity for statistics."""
 

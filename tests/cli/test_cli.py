@@ -218,7 +218,8 @@ def test_a_model_that_does_not_state_its_preprocessing_needs_it(
 
 def neroli(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "neroli", *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(TESTS)}
+    paths = [str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     return subprocess.Popen(
         command, cwd=cwd, env=environment, text=True, stdout=-1, stderr=-1, start_new_session=True
     )

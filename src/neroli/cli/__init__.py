@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from neroli import __version__
-from neroli.cli import datasets, demo, detectors, fit, inspect, score, split
+from neroli.cli import datasets, demo, detectors, explain, fit, inspect, score, split
 
 app = typer.Typer(
     name="neroli",
@@ -34,6 +34,7 @@ def _options(
 
 app.command("fit")(fit.fit)
 app.command("score")(score.score)
+app.command("explain")(explain.explain)
 app.command("inspect")(inspect.inspect)
 app.command("split")(split.split)
 app.command("datasets")(datasets.datasets)

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the guard and the picture.")] = Path(
-        "demo-out"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Folder for the guard, the picture and the report.")
+    ] = Path("demo-out"),
     as_json: Json = False,
 ) -> None:
     """Train a small digit classifier, guard it, and show what it makes of images it never saw."""
@@ -27,7 +27,7 @@ def demo(
 
         result = run(out, say=lambda text: print(text, file=sys.stderr))
         facts: dict[str, Any] = asdict(result)
-        facts |= {"guard": str(result.guard), "picture": str(result.picture)}
+        facts |= {name: str(facts[name]) for name in ("guard", "picture", "report", "explanation")}
         emit(as_json, facts, lambda: _text(result))
 
 
@@ -50,5 +50,6 @@ def _text(result: DemoResult) -> str:
         + f"\n\nPromised for every detector: {result.promise} (last column, "
         f"{result.test_images} test images).\n"
         "No detector is best on all images and networks: compare them on yours.\n"
-        f"Guard saved in {result.guard}, picture of the scores in {result.picture}."
+        f"Guard saved in {result.guard}, picture of the scores in {result.picture}.\n"
+        f"Why one image of each kind was flagged, or was not: {result.report}."
     )

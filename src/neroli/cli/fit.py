@@ -89,6 +89,15 @@ def fit(
     store: Annotated[
         Path | None, typer.Option(help="Folder to keep the activations in, for other detectors.")
     ] = None,
+    keep_examples: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Keep thumbnails of N training images in the guard, for `neroli explain` to show "
+            "the nearest; thumbnails of patients' images are patient data.",
+        ),
+    ] = 0,
     allow_low_agreement: Annotated[
         bool,
         typer.Option(
@@ -139,7 +148,12 @@ def fit(
         with warnings.catch_warnings():
             # what the guard itself says of the images is said below, once
             warnings.filterwarnings("ignore", category=NeroliWarning, module=re.escape(__name__))
-            guard.fit(training, store=kept / "training", batch_size=batch_size)
+            guard.fit(
+                training,
+                store=kept / "training",
+                batch_size=batch_size,
+                keep_examples=keep_examples,
+            )
         agreement = guard.agreement
         if agreement is not None and agreement.is_wrong and not allow_low_agreement:
             rule = f" Labels were matched to classes {match.rule}:" if match else " So"

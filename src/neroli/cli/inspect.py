@@ -18,14 +18,19 @@ def inspect(
 ) -> None:
     """Say what a saved guard is: detector, classifier, training, calibration and its promise."""
     with reported(as_json):
-        from neroli.artefact import read_manifest, read_state
+        from neroli.artefact import examples_kept, read_manifest, read_state
 
         manifest = read_manifest(guard)
-        read_state(guard, manifest)  # damaged tensors are found here rather than in production
-        emit(as_json, manifest.model_dump(mode="json"), lambda: _text(manifest))
+        state = read_state(guard, manifest)  # damaged tensors are found here, not in production
+        kept = examples_kept(state)
+        emit(
+            as_json,
+            manifest.model_dump(mode="json") | {"examples": kept},
+            lambda: _text(manifest, kept),
+        )
 
 
-def _text(manifest: Manifest) -> str:
+def _text(manifest: Manifest, examples: dict[str, int]) -> str:
     classifier, training, calibration = (
         manifest.classifier,
         manifest.training,
@@ -55,6 +60,10 @@ def _text(manifest: Manifest) -> str:
         "threshold": "none"
         if calibration is None
         else f"{calibration.threshold:.6g}: {calibration.promise}",
+        "examples": f"{examples['thumbnails']} thumbnails of training images, which may be patient "
+        "data"
+        if examples["thumbnails"]
+        else "no thumbnails of training images",
         "saved": f"{manifest.created} by neroli {manifest.neroli_version}",
     }
     if training.doubt:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Self
 
@@ -13,9 +14,11 @@ from torch import Tensor
 from neroli.activations import Activations, ActivationSource, all_finite
 from neroli.assumptions import Assumption, of_classes
 from neroli.detectors.about import Hyperparameter, Paper
+from neroli.detectors.shares import Shares
 from neroli.errors import ArtefactError, InvalidInput, NotFitted
 from neroli.fitting import Learning, fit
 from neroli.head import LinearHead
+from neroli.relevance import ClassEvidence
 from neroli.taps import NOTHING, Requirements
 from neroli.validation import check_types
 
@@ -109,22 +112,8 @@ class Detector(ABC):
             InvalidInput: if the batch is of another model, lacks what is required, or holds NaN or
                 infinity.
         """
-        missing = [f.name for f in self._learned_fields() if not hasattr(self, f.name)]
-        if missing or (self.uses_head and self.head is None):
-            raise NotFitted(
-                f"{type(self).__name__} is not fitted: call fit([detector], training, head) first."
-            )
-        expected = None if self.head is None else (self.head.num_features, self.head.num_classes)
-        if expected is not None and expected != (batch.num_features, batch.num_classes):
-            raise InvalidInput(
-                f"This {type(self).__name__} was fitted on {expected[0]} features and "
-                f"{expected[1]} classes, the batch has {batch.num_features} and "
-                f"{batch.num_classes}: it is of another model."
-            )
-        self.requires.check(batch)
-        batch.check_finite()
-        full = torch.autocast(batch.features.device.type, enabled=False)  # as it was calibrated
-        with torch.no_grad(), full:
+        self._check(batch)
+        with torch.no_grad(), _full_precision(batch):
             scores = self._placed(batch.features).compute(batch)
         if not isinstance(scores, Tensor) or scores.shape != (len(batch),):
             got = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
@@ -140,6 +129,65 @@ class Detector(ABC):
                 "are too large or too small for the arithmetic."
             )
         return scores
+
+    def shares(self, batch: Activations) -> Shares:
+        """The score taken apart into what each neuron adds.
+
+        Args:
+            batch: as of ``score``.
+
+        Returns:
+            parts ``[N, D]`` and ``[N]`` in the features' dtype that sum to the score.
+
+        Raises:
+            NotFitted, InvalidInput: as ``score``; InvalidInput too if this method's score is not
+                known as a sum over neurons.
+        """
+        self._check(batch)
+        if self.head is None:
+            raise NotFitted(f"{type(self).__name__} needs the head: call fit first.")
+        with torch.no_grad(), _full_precision(batch):
+            return self._placed(batch.features).split(batch)
+
+    @property
+    def is_additive(self) -> bool:
+        """Whether ``shares`` is known of this method."""
+        return type(self).split is not Detector.split
+
+    def compared_class(self, batch: Activations) -> Tensor:
+        """The class that explanations compare each image with, ``[N]``: here the predicted one."""
+        return batch.predictions
+
+    def split(self, batch: Activations) -> Shares:
+        """What ``shares`` gives, if the method is known as a sum over neurons; see ``compute``."""
+        raise InvalidInput(
+            f"The score of {type(self).__name__} is not known as a sum over neurons: choose "
+            "another detector to explain, such as NERO, LINe, CADRef or RelevanceDeviation."
+        )
+
+    def evidence(self, head: LinearHead) -> Callable[[Activations], Tensor]:
+        """What neurons, and in the last column the bias, contribute to the prediction.
+
+        A quantity ``[N, D + 1]`` by which explanations compare an image with training images; here
+        that to the predicted class's logit.
+        """
+        return ClassEvidence(head)
+
+    def _check(self, batch: Activations) -> None:
+        missing = [f.name for f in self._learned_fields() if not hasattr(self, f.name)]
+        if missing or (self.uses_head and self.head is None):
+            raise NotFitted(
+                f"{type(self).__name__} is not fitted: call fit([detector], training, head) first."
+            )
+        expected = None if self.head is None else (self.head.num_features, self.head.num_classes)
+        if expected is not None and expected != (batch.num_features, batch.num_classes):
+            raise InvalidInput(
+                f"This {type(self).__name__} was fitted on {expected[0]} features and "
+                f"{expected[1]} classes, the batch has {batch.num_features} and "
+                f"{batch.num_classes}: it is of another model."
+            )
+        self.requires.check(batch)
+        batch.check_finite()
 
     def fit(self, activations: ActivationSource, head: LinearHead) -> Self:
         """Fit this detector alone; ``neroli.fit`` fits several in the same passes."""
@@ -224,3 +272,8 @@ class Detector(ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "_placed_copy"}
+
+
+def _full_precision(batch: Activations) -> torch.autocast:
+    """Without a caller's autocast: scores are as they were when the threshold was set."""
+    return torch.autocast(batch.features.device.type, enabled=False)

@@ -11,6 +11,7 @@ from neroli.activations import Activations
 from neroli.assumptions import Assumption
 from neroli.detectors.about import Paper, parameter
 from neroli.detectors.base import Detector, learned
+from neroli.detectors.shares import Shares, neurons_alone
 from neroli.fitting import Learning
 from neroli.head import LinearHead
 from neroli.moments import ClassMoments
@@ -58,8 +59,12 @@ class CARef(Detector):
         self.means = classes.filled().mean
 
     def compute(self, batch: Activations) -> Tensor:
+        return self.split(batch).score
+
+    def split(self, batch: Activations) -> Shares:
+        """The absolute deviation of each neuron."""
         deviation = batch.features - self.means[batch.predictions]
-        return deviation.abs().sum(dim=1) / _norm(batch.features)
+        return neurons_alone(deviation.abs() / _norm(batch.features)[:, None])
 
 
 @dataclass(eq=False)
@@ -112,13 +117,16 @@ class CADRef(Detector):
         self.means = classes.filled().mean
 
     def compute(self, batch: Activations) -> Tensor:
+        return self.split(batch).score
+
+    def split(self, batch: Activations) -> Shares:
+        """The deviation of each neuron, scaled by its sign."""
         assert self.head is not None
         deviation = batch.features - self.means[batch.predictions]
         effect = deviation * self.head.weight.sign()[batch.predictions]
-        norm = _norm(batch.features)
-        raising = effect.relu().sum(dim=1) / norm
-        lowering = (-effect).relu().sum(dim=1) / norm
-        return raising / _PositiveScore(self.logit_score)(batch) + lowering / self.mean_score
+        effect /= _norm(batch.features)[:, None]
+        raising = effect.relu() / _PositiveScore(self.logit_score)(batch)[:, None]
+        return neurons_alone(raising + (-effect).relu() / self.mean_score)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 from neroli.activations import Activations
 from neroli.detectors.about import Paper, parameter
 from neroli.detectors.base import Detector, learned
+from neroli.detectors.shares import Shares, energy_shares
 from neroli.fitting import Learning
 from neroli.head import LinearHead
 from neroli.statistics import Mean
@@ -63,3 +64,9 @@ class DICE(Detector):
         assert self.head is not None
         weight = self.head.weight * self.kept
         return -(batch.features @ weight.T + self.head.bias).logsumexp(dim=1)
+
+    def split(self, batch: Activations) -> Shares:
+        """Of the energy over the weights that are kept."""
+        assert self.head is not None
+        kept = LinearHead(self.head.weight * self.kept, self.head.bias)
+        return energy_shares(batch.features, kept)

@@ -10,6 +10,7 @@ from torch import Tensor
 from neroli.activations import Activations
 from neroli.detectors.about import Paper, parameter
 from neroli.detectors.base import Detector
+from neroli.detectors.shares import Shares, energy_shares
 
 
 @dataclass(eq=False)
@@ -31,3 +32,8 @@ class Energy(Detector):
 
     def compute(self, batch: Activations) -> Tensor:
         return -self.temperature * (batch.logits / self.temperature).logsumexp(dim=1)
+
+    def split(self, batch: Activations) -> Shares:
+        """Of the energy."""
+        assert self.head is not None
+        return energy_shares(batch.features, self.head, self.temperature)

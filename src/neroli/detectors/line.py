@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ from neroli.activations import Activations
 from neroli.assumptions import Assumption
 from neroli.detectors.about import Paper, parameter
 from neroli.detectors.base import Detector, learned
+from neroli.detectors.shares import ENTROPY, Shares, energy_shares
 from neroli.errors import InvalidInput
 from neroli.fitting import Learning
 from neroli.head import LinearHead
@@ -126,15 +128,32 @@ class LINe(Detector):
 
     def compute(self, batch: Activations) -> Tensor:
         assert self.head is not None
+        scores = torch.empty_like(batch.features[:, 0])
+        for rows, clipped, weight in self._by_prediction(batch):
+            logits = clipped @ weight.T + self.head.bias
+            scores[rows] = -logits.logsumexp(dim=1)
+        return scores
+
+    def split(self, batch: Activations) -> Shares:
+        """Of the energy of the clipped activations over the weights that are kept."""
+        assert self.head is not None
+        parts = torch.empty_like(batch.features)
+        ends = torch.empty_like(batch.features[:, :2])
+        for rows, clipped, weight in self._by_prediction(batch):
+            shares = energy_shares(clipped, LinearHead(weight, self.head.bias))
+            parts[rows] = shares.neurons
+            ends[rows] = torch.stack([shares.bias, shares.rest], dim=1)
+        return Shares(parts, ends[:, 0], ends[:, 1], ENTROPY)
+
+    def _by_prediction(self, batch: Activations) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """For each predicted class its rows, their clipped activations, and its weights."""
+        assert self.head is not None
         clipped = batch.features.clamp(max=float(self.threshold))
         predictions = self.head(clipped).argmax(dim=1)
-        scores = torch.empty_like(clipped[:, 0])
         for predicted in torch.unique(predictions).tolist():
             rows = (predictions == predicted).nonzero()[:, 0]
             weight = self.head.weight.where(self.rank < self.kept[predicted], 0.0)
-            logits = clipped[rows] @ weight.T + self.head.bias
-            scores[rows] = -logits.logsumexp(dim=1)
-        return scores
+            yield rows, clipped[rows], weight
 
 
 def _descending_rank(weight: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

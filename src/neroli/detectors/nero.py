@@ -12,6 +12,7 @@ from neroli.activations import Activations
 from neroli.assumptions import Assumption
 from neroli.detectors.about import Paper, parameter
 from neroli.detectors.base import Detector, learned
+from neroli.detectors.shares import Shares
 from neroli.errors import InvalidInput, NotEnoughImages
 from neroli.fitting import Learning
 from neroli.head import LinearHead
@@ -111,17 +112,54 @@ class NERO(Detector):
         assert self.head is not None
         relevance = HeadRelevance(self.head, self.eps)(batch)
         neurons, bias = relevance[:, :-1], relevance[:, -1]
-        projected = (neurons - self.centre) @ self.directions.T
-        score = torch.cdist(projected, self.centroids, p=1).amin(dim=1)
+        score = torch.cdist(self._projected(neurons), self.centroids, p=1).amin(dim=1)
         if self.bias_term:
             score = score + self.bias_weight * bias.abs()
-        if self.low_relevance_norm:
-            lowest = neurons.topk(self._low_relevance_neurons(neurons.shape[1]), largest=False)
-            norms = batch.features.abs()
-            total = norms.sum(dim=1)
-            share = norms.gather(1, lowest.indices).sum(dim=1) / total
-            score = score * torch.where(total > 0, share, 1.0)
-        return score
+        return score * self._low_relevance_share(batch, neurons)
+
+    def split(self, batch: Activations) -> Shares:
+        """With ``sigma`` the signs of the projected differences from the nearest centroid, the
+        distance is ``sum_j (sigma^T P)_j (r_j - mu_j)``, ``mu`` the centroid among neurons."""
+        assert self.head is not None
+        relevance = HeadRelevance(self.head, self.eps)(batch)
+        neurons, bias = relevance[:, :-1], relevance[:, -1]
+        projected = self._projected(neurons)
+        nearest = self.centroids[torch.cdist(projected, self.centroids, p=1).argmin(dim=1)]
+        usual = self.centre + nearest @ self.directions
+        factor = self._low_relevance_share(batch, neurons)
+        parts = ((projected - nearest).sign() @ self.directions) * (neurons - usual)
+        by_bias = self.bias_weight * bias.abs() if self.bias_term else torch.zeros_like(bias)
+        return Shares(
+            parts * factor[:, None],
+            by_bias * factor,
+            torch.zeros_like(bias),
+            given="the signs of its differences from the nearest class"
+            + " and the norm on neurons of low relevance" * self.low_relevance_norm,
+        )
+
+    def compared_class(self, batch: Activations) -> Tensor:
+        """The class of the nearest centroid."""
+        assert self.head is not None, "a batch is scored first"
+        neurons = HeadRelevance(self.head.like(batch.features), self.eps)(batch)[:, :-1]
+        placed = self._placed(batch.features)
+        return torch.cdist(placed._projected(neurons), placed.centroids, p=1).argmin(dim=1)
+
+    def evidence(self, head: LinearHead) -> HeadRelevance:
+        """The relevance, started from the probabilities."""
+        return HeadRelevance(head, self.eps)
+
+    def _projected(self, neurons: Tensor) -> Tensor:
+        return (neurons - self.centre) @ self.directions.T
+
+    def _low_relevance_share(self, batch: Activations, neurons: Tensor) -> Tensor:
+        """rho, the share of the norm of the activations on neurons of low relevance, ``[N]``."""
+        if not self.low_relevance_norm:
+            return torch.ones_like(neurons[:, 0])
+        lowest = neurons.topk(self._low_relevance_neurons(neurons.shape[1]), largest=False)
+        norms = batch.features.abs()
+        total = norms.sum(dim=1)
+        share = norms.gather(1, lowest.indices).sum(dim=1) / total
+        return torch.where(total > 0, share, 1.0)
 
     def _low_relevance_neurons(self, size: int) -> int:
         default = 175 if size >= 256 else max(1, int(0.34 * size))

@@ -12,6 +12,7 @@ from neroli.activations import Activations
 from neroli.assumptions import Assumption
 from neroli.detectors.about import Paper, parameter
 from neroli.detectors.base import Detector, learned
+from neroli.detectors.shares import Shares, energy_shares
 from neroli.fitting import Learning
 from neroli.head import LinearHead
 from neroli.statistics import Extrema, Quantiles
@@ -59,3 +60,8 @@ class ReAct(Detector):
         assert self.head is not None
         clipped = torch.minimum(batch.features, self.threshold)
         return -self.head(clipped).logsumexp(dim=1)
+
+    def split(self, batch: Activations) -> Shares:
+        """Of the energy of the clipped activations."""
+        assert self.head is not None
+        return energy_shares(torch.minimum(batch.features, self.threshold), self.head)

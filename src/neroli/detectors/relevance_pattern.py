@@ -12,6 +12,7 @@ from torch import Tensor
 from neroli.activations import Activations
 from neroli.assumptions import Assumption
 from neroli.detectors.base import Detector, learned
+from neroli.detectors.shares import Shares
 from neroli.fitting import Learning
 from neroli.head import LinearHead
 from neroli.moments import ClassMoments
@@ -35,14 +36,31 @@ class _RelevancePattern(Detector):
         self.usual = torch.where(classes.count[:, None] > 0, classes.mean, mean)
 
     def compute(self, batch: Activations) -> Tensor:
-        assert self.head is not None
-        weight = self.head.weight[batch.predictions]
-        change = weight * (batch.features - self.usual[batch.predictions])
-        relevance = (weight * batch.features).abs().sum(dim=1)
-        ratio = self.unusual(change).sum(dim=1) / relevance
+        unusual, relevance = self._compared(batch)
+        ratio = unusual.sum(dim=1) / relevance
         # 0 / 0 of an image without any evidence is as far out as one without a usual share of it.
         ratio = torch.where(relevance > 0, ratio, torch.inf)
         return ratio.clamp(max=torch.finfo(ratio.dtype).max)
+
+    def split(self, batch: Activations) -> Shares:
+        """What is unusual of each neuron's relevance; of an image without any, nothing is."""
+        unusual, relevance = self._compared(batch)
+        largest = torch.finfo(unusual.dtype).max
+        some = relevance > 0
+        parts = unusual / torch.where(some, relevance, 1.0)[:, None]
+        return Shares(
+            (parts * some[:, None]).clamp(max=largest / parts.shape[1]),
+            torch.zeros_like(relevance),
+            torch.zeros_like(relevance).masked_fill(~some, largest),
+            "the largest score, where there is no relevance at all",
+        )
+
+    def _compared(self, batch: Activations) -> tuple[Tensor, Tensor]:
+        """What is unusual of the relevance ``[N, D]``, and all of it in absolute value ``[N]``."""
+        assert self.head is not None
+        weight = self.head.weight[batch.predictions]
+        change = weight * (batch.features - self.usual[batch.predictions])
+        return self.unusual(change), (weight * batch.features).abs().sum(dim=1)
 
     @abstractmethod
     def unusual(self, change: Tensor) -> Tensor:

@@ -1,0 +1,113 @@
+"""What figure and report both say of an explanation: its badge, captions and rows of neurons."""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from neroli.explain import wording
+
+if TYPE_CHECKING:
+    from neroli.explain.explanation import Explanation
+    from neroli.explain.heatmap import Heatmap
+    from neroli.explain.pictures import Picture
+
+KEEP_EXAMPLES = (
+    "No training images are shown: fit the guard with keep_examples=200 (neroli fit "
+    "--keep-examples 200) to keep small pictures of them. They may be patient data."
+)
+
+
+_LARGE = 100
+"""Pixels of the longer side from which on maps are blurred."""
+_BLUR = 0.01
+"""Standard deviation, of the longer side."""
+
+
+@dataclass(frozen=True)
+class VerdictBadge:
+    """The verdict in a word or two."""
+
+    text: str
+    is_ood: bool
+
+    @classmethod
+    def of(cls, explanation: Explanation) -> VerdictBadge:
+        text = "out of distribution" if explanation.is_ood else "not flagged"
+        return cls(text, explanation.is_ood)
+
+
+@dataclass(frozen=True)
+class NeuronRow:
+    """A neuron of one image.
+
+    Attributes:
+        share: what it adds to the score; None where that is not known.
+        part: that as a part of all that neurons add to the score, 0 to 1; None if it adds nothing.
+    """
+
+    neuron: int
+    evidence: float
+    usual: float
+    spread: float
+    active: bool
+    share: float | None
+    part: float | None
+
+
+def neuron_rows(explanation: Explanation, most: int | None = None) -> list[NeuronRow]:
+    """The neurons that matter most, at most so many of those that the explanation names."""
+    neurons = explanation.neurons
+    count = explanation.top if most is None else min(most, explanation.top)
+    added = 0.0 if neurons.shares is None else float(neurons.shares.neurons[0].clamp(min=0).sum())
+
+    def part(share: float | None) -> float | None:
+        return None if share is None or share <= 0 else share / added
+
+    return [
+        NeuronRow(**figures, part=part(figures["share"]))
+        for figures in neurons.to_dict(0, count)["top"]
+    ]
+
+
+def shown(heatmap: Heatmap, picture: Picture) -> Picture:
+    """A heat map over its picture, blurred a little where that is large.
+
+    Strides of a network leave a grid in the pixels that hides where relevance lies.
+    """
+    side = max(picture.shape[:2])
+    smoothing = _BLUR * side if side >= _LARGE else 0.0
+    over: Picture = heatmap.overlay(picture[None], smoothing=smoothing)[0]
+    return over
+
+
+def heatmap_caption(explanation: Explanation) -> str:
+    """What the heat map of the prediction shows, and how exactly."""
+    name = plain(explanation.predicted_name)
+    return f"Where {name} was seen ({_method(explanation.heatmap)})"
+
+
+def deviation_caption(explanation: Explanation) -> str:
+    """What the heat map of the deviation shows, what it cannot, and how exactly."""
+    missing = float(explanation.neurons.missing[0])
+    if missing == 1:
+        return "Where evidence is unusual: nothing to show, all of it is missing evidence"
+    hidden = f"; {wording.percentage(missing)} is missing evidence, not shown" if missing else ""
+    return f"Where evidence is unusual{hidden} ({_method(explanation.deviation)})"
+
+
+def plain(name: str) -> str:
+    """A name as text that can be shown: bytes that are none and control characters as escapes."""
+    text = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return "".join(
+        c.encode("unicode_escape").decode() if unicodedata.category(c) in ("Cc", "Cs") else c
+        for c in text
+    )
+
+
+def _method(heatmap: Heatmap) -> str:
+    error = f"conservation error {wording.percentage(float(heatmap.conservation[0]))}"
+    if heatmap.method == "lrp":
+        return f"relevance propagation, {error}"
+    return f"gradient times input, {error}, since {plain(str(heatmap.reason))}"

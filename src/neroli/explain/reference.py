@@ -1,0 +1,217 @@
+"""What is usual: the evidence of the training images, learned in the passes of the detector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor
+
+from neroli.activations import Activations
+from neroli.assumptions import Assumption
+from neroli.classifier import Classifier
+from neroli.data.sources import ImageSource
+from neroli.detectors import Detector
+from neroli.errors import ArtefactError, NotFitted
+from neroli.explain.examples import Examples, LargestImages, TopImages
+from neroli.explain.thumbnails import thumbnails
+from neroli.fitting import Learning
+from neroli.head import LinearHead
+from neroli.moments import ClassMoments
+from neroli.relevance import ClassEvidence
+from neroli.statistics import Reservoir, Statistic
+from neroli.taps import NOTHING, Requirements
+
+if TYPE_CHECKING:
+    from neroli.explain.neurons import Neurons
+
+ID_BYTES = 16
+"""Length of an image's id, the hash of its content."""
+
+
+@dataclass(eq=False)
+class Reference:
+    """The usual evidence of every class, and the images that show what a neuron stands for.
+
+    It is fitted beside a detector: ``fit([detector, reference], ...)``.
+
+    Args:
+        detector: the one to explain, which says what counts as evidence.
+        top: how many training images are kept of each neuron.
+        by_activation: keep those with the largest activation too.
+        examples: how many training images, chosen by a hash of their ids, are kept with their
+            evidence to look for the nearest; 0 for none.
+    """
+
+    detector: Detector
+    top: int = 9
+    by_activation: bool = False
+    examples: int = 0
+
+    head: LinearHead | None = field(default=None, init=False, repr=False)
+    shrunk: float | None = field(default=None, init=False, repr=False)
+    state: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def fitted_head(self) -> LinearHead:
+        """The head of the classifier it was fitted on.
+
+        Raises:
+            NotFitted: before ``fit``.
+        """
+        if self.head is None or not self.state:
+            raise NotFitted("The reference is not fitted: fit([detector, reference], ...) first.")
+        return self.head
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean evidence by predicted class, ``[C, D + 1]``; of all images for a class without."""
+        return self.state["mean"]
+
+    @property
+    def spread(self) -> Tensor:
+        """Its standard deviation, ``[C, D + 1]``."""
+        return self.state["spread"]
+
+    @property
+    def count(self) -> Tensor:
+        """How many training images were predicted as each class, ``[C]``."""
+        return self.state["count"]
+
+    @property
+    def requires_to_fit(self) -> Requirements:
+        return NOTHING
+
+    @property
+    def assumed(self) -> tuple[Assumption, ...]:
+        return ()
+
+    def add_thumbnails(self, source: ImageSource, classifier: Classifier) -> None:
+        """Keep small pictures of the examples, as the network was given them.
+
+        Args:
+            source: of the training images.
+            classifier: that they were given to.
+        """
+        self.state["thumbnails"] = thumbnails(
+            source, classifier.preprocessing, classifier.input_shape, self.example_ids
+        )
+
+    def load_state(self, state: dict[str, Tensor]) -> Self:
+        """Take over what ``state`` held, beside a detector that was loaded too.
+
+        Raises:
+            ArtefactError: if it is not one of this detector's head.
+        """
+        head = self.detector.head
+        assert head is not None, "the detector is loaded first"
+        size = [head.num_classes, head.num_features + 1]
+        if any(list(state[name].shape) != size for name in ("mean", "spread")) or (
+            list(state["count"].shape) != size[:1]
+        ):
+            raise ArtefactError("The usual evidence is not of the guard's head: fit it again.")
+        self.head, self.state = head, state
+        return self
+
+    @property
+    def example_ids(self) -> Tensor:
+        """Ids of the training images kept to look for the nearest, ``[E, 16]`` uint8."""
+        return self.state.get("example_ids", torch.empty(0, ID_BYTES, dtype=torch.uint8))
+
+    def examples_of(self, found: Neurons, top: Sequence[int]) -> Examples:
+        """Training images beside one image.
+
+        Args:
+            found: the neurons of that image, N = 1.
+            top: those to show examples of.
+
+        Raises:
+            NotFitted: before ``fit``.
+        """
+        _ = self.fitted_head
+        evidence = torch.cat([found.evidence, found.bias_evidence[:, None]], dim=1)
+        nearest = []
+        if len(self.example_ids):
+            distances = torch.cdist(evidence.float(), self.state["examples"].to(evidence.device))
+            values, rows = distances[0].topk(min(self.top, len(self.example_ids)), largest=False)
+            names = _texts(self.example_ids[rows.cpu()])
+            nearest = list(zip(names, values.tolist(), strict=True))
+        pictures = self.state.get("thumbnails")
+        return Examples(
+            nearest=nearest,
+            of_neurons={n: _texts(self.state["relevant"][:, n]) for n in top},
+            by_activation={n: _texts(self.state["active"][:, n]) for n in top}
+            if "active" in self.state
+            else {},
+            thumbnails={}
+            if pictures is None
+            else dict(zip(_texts(self.example_ids), pictures.numpy(), strict=True)),
+        )
+
+    def forget(self) -> None:
+        """Drop everything learned."""
+        self.head, self.state = None, {}
+
+    def learn(self, head: LinearHead) -> Learning:
+        """Gather the evidence of the training images."""
+        evidence = self.detector.evidence(head)
+        wanted: list[Statistic[Any]] = [
+            ClassMoments(evidence, "predicted", allow_empty=True),
+            LargestImages(_OwnEvidence(head), self.top),
+        ]
+        if self.by_activation:
+            wanted.append(LargestImages("features", self.top))
+        if self.examples:
+            wanted += [Reservoir(evidence, self.examples), Reservoir(_IdBytes(), self.examples)]
+        classes, relevant, *more = yield tuple(wanted)
+        usual = classes.filled()
+        self.state = {
+            "count": classes.count.float(),
+            "mean": usual.mean.float(),
+            "spread": usual.variance.sqrt().float(),
+            "relevant": _id_bytes(relevant),
+        }
+        if self.by_activation:
+            self.state["active"] = _id_bytes(more.pop(0))
+        if self.examples:
+            kept, ids = more
+            self.state |= {"examples": kept.float(), "example_ids": ids.to(torch.uint8)}
+
+    def learn_held_out(self, head: LinearHead) -> Learning:
+        """Nothing: what is usual is that of the training images."""
+        return
+        yield
+
+
+def _texts(ids: Tensor) -> list[str]:
+    """Ids ``[n, 16]`` as text, without those that stand for no image."""
+    return [bytes(row).hex() for row in ids.numpy() if row.any()]
+
+
+@dataclass(frozen=True)
+class _OwnEvidence:
+    """What neurons add to the logit of their image's own class, ``[N, D]``: a quantity."""
+
+    head: LinearHead
+
+    def __call__(self, batch: Activations) -> Tensor:
+        return ClassEvidence(self.head, own=True)(batch)[:, :-1]
+
+
+@dataclass(frozen=True)
+class _IdBytes:
+    """The ids, hashes in hexadecimal, as bytes ``[N, 16]``: a quantity."""
+
+    def __call__(self, batch: Activations) -> Tensor:
+        return _bytes(batch.ids or ())
+
+
+def _id_bytes(top: TopImages) -> Tensor:
+    """``[size, K, 16]`` uint8; zeros where there is no image."""
+    return _bytes([i or "00" * ID_BYTES for i in top.ids.flatten()]).view(*top.ids.shape, ID_BYTES)
+
+
+def _bytes(ids: Sequence[str]) -> Tensor:
+    return torch.frombuffer(bytearray.fromhex("".join(ids)), dtype=torch.uint8).view(-1, ID_BYTES)
