@@ -23,6 +23,8 @@ from neroli.running import BATCH_COUNTER, LastCalls, run, unknown_module, watche
 from neroli.taps import NOTHING, PREPOOL, Requirements, Site, Tap, find_prepool, watchers_of
 
 _IMAGES_TO_FIND_HEAD = 8
+_IMAGES_PROBED = 16
+"""At a time: a graph of gradients takes many times the memory of a plain run."""
 
 
 class Classifier:
@@ -231,8 +233,12 @@ class Classifier:
             HeadPath.parse(self.head_name),
             None if std is None else images.new_tensor(std).view(-1, 1, 1),
         )
-        measured = [probe(network, images) for probe in requires.probes]
-        return {name: value.detach() for values in measured for name, value in values.items()}
+        parts: dict[str, list[Tensor]] = {}
+        for part in images.split(_IMAGES_PROBED):
+            for probe in requires.probes:
+                for name, value in probe(network, part).items():
+                    parts.setdefault(name, []).append(value.detach())
+        return {name: torch.cat(values) for name, values in parts.items()}
 
     def weights_hash(self) -> str:
         """A hash of the model's parameters and buffers, by which saved guards know their model."""

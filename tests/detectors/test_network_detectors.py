@@ -280,3 +280,18 @@ def test_gradients_exist_in_a_callers_inference_mode_and_else_are_said_to_lack(
     detector = create(kind, **(layers if kind == "nac_ue" else {}))
     with pytest.raises(InvalidInput, match="no_grad"):
         Classifier(Detached())(IMAGES, requires=detector.requires)
+
+
+def test_gradients_are_taken_of_a_few_images_at_a_time(
+    classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector = ODIN(epsilon=0.01)
+    expected = classifier(IMAGES, requires=detector.requires).extras
+    monkeypatch.setattr("neroli.classifier._IMAGES_PROBED", 4)
+    sizes = []
+    handle = classifier.model.layer1.register_forward_hook(lambda m, i, o: sizes.append(len(o)))
+    found = classifier(IMAGES, requires=detector.requires).extras
+    handle.remove()
+    assert sizes == [6, 4, 4, 2, 2]
+    for name, values in expected.items():
+        torch.testing.assert_close(found[name], values)
