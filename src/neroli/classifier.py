@@ -234,9 +234,10 @@ class Classifier:
             None if std is None else images.new_tensor(std).view(-1, 1, 1),
         )
         parts: dict[str, list[Tensor]] = {}
-        for part in images.split(_IMAGES_PROBED):
+        for start in range(0, len(images), _IMAGES_PROBED):
+            few = images[start : start + _IMAGES_PROBED]
             for probe in requires.probes:
-                for name, value in probe(network, part).items():
+                for name, value in probe(network, few).items():
                     parts.setdefault(name, []).append(value.detach())
         return {name: torch.cat(values) for name, values in parts.items()}
 
