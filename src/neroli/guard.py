@@ -121,6 +121,8 @@ class Guard:
             LabelsRequired, NotEnoughImages, InvalidInput: as ``neroli.fit``.
             HeadNotFound, ClassMapError: if the model or the labels cannot be made sense of.
         """
+        if not isinstance(keep_examples, int) or keep_examples < 0:
+            raise InvalidInput(f"keep_examples must be 0 or a number, got {keep_examples!r}.")
         if not isinstance(training, ActivationStore):
             training = self._source(training, batch_size, labelled=True)
         self.classifier.check_requirements(self.detector.requires)  # before the work

@@ -71,9 +71,23 @@ def test_sources_of_many_kinds_and_figures(guard: Path, pictures: Path, tmp_path
     names = [record["name"] for record in json.loads(result.stdout)["explanations"]]
     assert names[:2] == [files[0].name, files[2].name] and len(names) == 5
     assert len(set(names[3:])) == 2  # files of one name are told apart
-    assert sorted(p.name for p in (tmp_path / "figures").iterdir()) == [
+    assert sorted(p.name for p in (tmp_path / "figures").glob("*.png")) == [
         f"{number:04}.png" for number in range(1, 6)
     ]
+    assert run("explain", guard, files[0], "--out", tmp_path / "r.html", *figures).exit_code == 0
+    assert [p.name for p in (tmp_path / "figures").glob("*.png")] == ["0001.png"]
+
+
+def test_figures_do_not_replace_files_of_others(
+    guard: Guard, pictures: Path, tmp_path: Path
+) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    shutil.copy(sorted((pictures / "new").iterdir())[0], theirs / "0001.png")
+    before = (theirs / "0001.png").read_bytes()
+    result = run("explain", guard, theirs, "--out", tmp_path / "r.html", "--figure-dir", theirs)
+    assert result.exit_code == 1 and "holds other files" in result.stderr
+    assert (theirs / "0001.png").read_bytes() == before and not (tmp_path / "r.html").exists()
 
 
 def test_of_many_the_most_unusual(guard: Path, pictures: Path, tmp_path: Path) -> None:

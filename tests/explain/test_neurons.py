@@ -10,9 +10,10 @@ from scipy.stats import norm
 from conftest import random_activations
 from neroli import Activations, LinearHead, fit
 from neroli.detectors import KNN, MSP, NERO, LINe, RelevanceDeviation
-from neroli.errors import NotFitted
+from neroli.errors import NotEnoughImages, NotFitted
 from neroli.explain.neurons import compare, neurons_of
 from neroli.explain.reference import Reference
+from neroli.files import digest
 from neroli.relevance import relevance
 
 
@@ -124,3 +125,17 @@ def test_sets_are_compared_with_intervals(head: LinearHead) -> None:
     same = compare(NERO(), head, inside, random_activations(head, 300, seed=9))
     beyond = (same.difference.abs() > same.margin).double().mean()
     assert beyond < 0.3
+
+
+def test_one_image_has_no_interval(head: LinearHead) -> None:
+    many, one = random_activations(head, 50), random_activations(head, 1)
+    with pytest.raises(NotEnoughImages, match="two images"):
+        compare(LINe(), head, many, one)
+
+
+def test_ids_of_any_kind_are_kept_as_hashes(training: Activations, head: LinearHead) -> None:
+    reference = Reference(LINe(), examples=5)
+    fit([reference], training, head)
+    assert training.ids is not None
+    known = {digest(name.encode()).hex() for name in training.ids}
+    assert {bytes(row).hex() for row in reference.example_ids.numpy()} <= known

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -67,6 +68,8 @@ def explain(
         from neroli.models import load_saved_model, to
 
         checked_path(out)  # before the work
+        if figure_dir is not None:
+            _check_figure_folder(figure_dir)
         manifest = read_manifest(guard)
         sources = _opened(images, columns_named(path_column), every)
         network = to(device, load_saved_model(manifest.model_source, guard, model, weights))
@@ -83,7 +86,8 @@ def explain(
                     _save_figure(explanation, figure_dir / f"{number:04d}.png")
                 yield explanation
 
-        write_report(out, told(), manifest, failures=choice.failures, left_out=choice.left_out)
+        with nullcontext() if figure_dir is None else _figures_in(figure_dir):
+            write_report(out, told(), manifest, failures=choice.failures, left_out=choice.left_out)
         assert loaded.held_out is not None
         facts: dict[str, Any] = {
             "report": str(out),
@@ -125,6 +129,28 @@ def _names(paths: list[Path]) -> list[str]:
     """What files are called: their names, or all their paths if names occur twice."""
     short = [path.name for path in paths]
     return short if len(set(short)) == len(short) else list(map(str, paths))
+
+
+def _check_figure_folder(folder: Path) -> None:
+    from neroli.errors import ArtefactError
+    from neroli.files import is_free
+
+    if not is_free(folder, "", "\0"):
+        raise ArtefactError(
+            f"{str(folder)!r} holds other files, which figures might replace: choose an empty or "
+            "new folder for --figure-dir."
+        )
+
+
+@contextmanager
+def _figures_in(folder: Path) -> Iterator[None]:
+    """The folder for this run's figures alone: those of an earlier one go."""
+    from neroli.files import locked
+
+    with locked(folder, "figures"):
+        for old in folder.glob("[0-9][0-9][0-9][0-9]*.png"):
+            old.unlink()
+        yield
 
 
 def _save_figure(explanation: Explanation, path: Path) -> None:

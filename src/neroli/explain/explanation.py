@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neroli.errors import InvalidInput, NotFitted
@@ -69,7 +70,8 @@ class Explanation:
     def where(self) -> str:
         """Which ninth of the image holds the middle of the larger part of the deviation, in words.
 
-        That is where evidence is weaker than usual, or where it is stronger if that is more.
+        That is where evidence is weaker than usual, or where it is stronger if that is more; empty
+        if the map shows nothing of it.
         """
         below = float(self.neurons.weaker[0]) >= 0.5
         relevance = self.deviation.relevance[0]
@@ -113,6 +115,16 @@ def _facts(heatmap: Heatmap) -> dict[str, Any]:
     }
 
 
+def _names(images: Any, count: int) -> list[str]:
+    """What files are called, and the positions of other images."""
+    if not isinstance(images, list | tuple):
+        return [str(position) for position in range(count)]
+    return [
+        Path(image).name if isinstance(image, str | Path) else str(position)
+        for position, image in enumerate(images)
+    ]
+
+
 def explain(
     guard: Guard, images: Any, names: Sequence[str] | None = None, *, top: int = TOP
 ) -> list[Explanation]:
@@ -121,7 +133,7 @@ def explain(
     Args:
         guard: fitted and calibrated.
         images: as a guard takes them; for many, call this in batches.
-        names: what they are called; their positions when left out.
+        names: what they are called; when left out, the names of files, or positions.
         top: how many neurons are named of each.
 
     Raises:
@@ -129,14 +141,15 @@ def explain(
         InvalidInput: if the images cannot be used, or their number is not that of the names,
             or ``top`` is below 1.
     """
-    if top < 1:
-        raise InvalidInput(f"At least one neuron must be named, got top={top}.")
+    if not isinstance(top, int) or top < 1:
+        raise InvalidInput(f"At least one neuron must be named, got top={top!r}.")
     if guard.reference is None:
         raise NotFitted("The guard is not fitted: there is nothing usual to compare with yet.")
     calibration, reference = guard.check_calibrated(), guard.reference
     prepared = guard.classifier.prepare(images)
     if names is not None and len(names) != len(prepared):
         raise InvalidInput(f"There are {len(names)} names for {len(prepared)} images.")
+    called = [str(name) for name in (_names(images, len(prepared)) if names is None else names)]
     batch = guard.classifier(prepared, requires=guard.detector.requires)
     verdicts = guard.verdicts(batch)
     found = neurons_of(guard.detector, reference, batch)
@@ -152,7 +165,7 @@ def explain(
 
     return [
         Explanation(
-            name=str(row) if names is None else names[row],
+            name=called[row],
             picture=pictures[row],
             predicted_class=int(verdicts.predicted_class[row]),
             predicted_name=named(int(verdicts.predicted_class[row])),

@@ -11,6 +11,7 @@ from torch import Tensor
 from neroli.activations import Activations, ActivationSource
 from neroli.detectors import Detector
 from neroli.detectors.shares import Shares
+from neroli.errors import NotEnoughImages
 from neroli.explain.reference import Reference
 from neroli.fitting import gather
 from neroli.head import LinearHead
@@ -181,7 +182,7 @@ def compare(
         inside, outside: activations of both.
 
     Raises:
-        NotEnoughImages: if one of them is empty.
+        NotEnoughImages: if there are fewer than two of one kind.
 
     Source: NERO (Chhetri et al., MICCAI 2025), figure 3, with intervals.
     """
@@ -190,6 +191,8 @@ def compare(
     for images in (inside, outside):
         (classes,) = gather([ClassMoments(evidence, "predicted", allow_empty=True)], images)
         pooled = classes.pooled()
+        if pooled.count[0] < 2:
+            raise NotEnoughImages("An interval needs two images of each kind at least, got one.")
         means.append(pooled.mean[0])
         errors.append(pooled.variance[0] / pooled.count[0])
     margin = _Z95 * (errors[0] + errors[1]).sqrt()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
@@ -14,9 +15,10 @@ from neroli.assumptions import Assumption
 from neroli.classifier import Classifier
 from neroli.data.sources import ImageSource
 from neroli.detectors import Detector
-from neroli.errors import ArtefactError, NotFitted
+from neroli.errors import ArtefactError, NeroliWarning, NotFitted
 from neroli.explain.examples import Examples, LargestImages, TopImages
 from neroli.explain.thumbnails import thumbnails
+from neroli.files import digest
 from neroli.fitting import Learning
 from neroli.head import LinearHead
 from neroli.moments import ClassMoments
@@ -95,9 +97,20 @@ class Reference:
             source: of the training images.
             classifier: that they were given to.
         """
-        self.state["thumbnails"] = thumbnails(
+        pictures, found = thumbnails(
             source, classifier.preprocessing, classifier.input_shape, self.example_ids
         )
+        if not found.all():
+            warnings.warn(
+                f"{int((~found).sum())} of {len(found)} examples were not found when the training "
+                "images were read again and are left out: give a folder, or a loader that does not "
+                "augment, which makes other images every time.",
+                NeroliWarning,
+                stacklevel=3,
+            )
+        for name in ("examples", "example_ids"):
+            self.state[name] = self.state[name][found]
+        self.state["thumbnails"] = pictures[found]
 
     def load_state(self, state: dict[str, Tensor]) -> Self:
         """Take over what ``state`` held, beside a detector that was loaded too.
@@ -134,7 +147,12 @@ class Reference:
         evidence = torch.cat([found.evidence, found.bias_evidence[:, None]], dim=1)
         nearest = []
         if len(self.example_ids):
-            distances = torch.cdist(evidence.float(), self.state["examples"].to(evidence.device))
+            # exact, and not by way of a product, which rounds small distances away
+            distances = torch.cdist(
+                evidence.double(),
+                self.state["examples"].to(evidence.device, torch.float64),
+                compute_mode="donot_use_mm_for_euclid_dist",
+            )
             values, rows = distances[0].topk(min(self.top, len(self.example_ids)), largest=False)
             names = _texts(self.example_ids[rows.cpu()])
             nearest = list(zip(names, values.tolist(), strict=True))
@@ -214,4 +232,14 @@ def _id_bytes(top: TopImages) -> Tensor:
 
 
 def _bytes(ids: Sequence[str]) -> Tensor:
-    return torch.frombuffer(bytearray.fromhex("".join(ids)), dtype=torch.uint8).view(-1, ID_BYTES)
+    content = b"".join(_id(text) for text in ids)
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8).view(-1, ID_BYTES)
+
+
+def _id(text: str) -> bytes:
+    """The 16 bytes that an id of stores states in hexadecimal; a hash of any other."""
+    try:
+        content = bytes.fromhex(text)
+    except ValueError:
+        content = b""
+    return content if len(content) == ID_BYTES else digest(text.encode(errors="surrogateescape"))

@@ -22,7 +22,7 @@ def thumbnails(
     preprocessing: Preprocessing | None,
     shape: Sequence[int] | None,
     wanted: Tensor,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Small pictures of some images of a source, as the network was given them.
 
     Args:
@@ -32,22 +32,24 @@ def thumbnails(
         wanted: hashes of their contents, ``[E, 16]`` uint8.
 
     Returns:
-        ``[E, 64, 64, 3]`` uint8, white where an image is not found.
+        ``[E, 64, 64, 3]`` uint8, white where an image is not found, and which are, ``[E]`` bool.
     """
     place = {bytes(row): number for number, row in enumerate(wanted.numpy())}
-    found = torch.full((len(wanted), SIDE, SIDE, 3), 255, dtype=torch.uint8)
+    pictures = torch.full((len(wanted), SIDE, SIDE, 3), 255, dtype=torch.uint8)
+    found = torch.zeros(len(wanted), dtype=torch.bool)
     for batch in source.batches(preprocessing, IMAGE_BATCH, shape=shape):
         digests = [bytes(row) for row in batch.digests.numpy()]
         rows = [row for row, digest in enumerate(digests) if digest in place]
         if rows:
-            pictures = pictures_of(batch.images[rows], preprocessing)
-            for row, picture in zip(rows, pictures, strict=True):
+            shown = pictures_of(batch.images[rows], preprocessing)
+            for row, picture in zip(rows, shown, strict=True):
                 number = place.pop(digests[row], None)
                 if number is not None:  # else the second of two equal ones
-                    found[number] = _small(Image.fromarray(picture))
+                    pictures[number] = _small(Image.fromarray(picture))
+                    found[number] = True
         if not place:
             break
-    return found
+    return pictures, found
 
 
 def _small(picture: Image.Image) -> Tensor:

@@ -22,11 +22,11 @@ def summary(explanation: Explanation) -> str:
 
 
 def place(relevance: Tensor) -> str:
-    """Which ninth of the image holds the middle of a heat map ``[H, W]``, whatever its sign."""
+    """Which ninth of the image holds the middle of a heat map ``[H, W]``; empty if it is blank."""
     size = relevance.abs().double().cpu()
     total = float(size.sum())
     if total == 0:
-        return "middle"
+        return ""
     words = []
     for axis, names in ((1, ("upper", "middle", "lower")), (0, ("left", "middle", "right"))):
         along = size.sum(dim=axis)
@@ -61,7 +61,7 @@ def beside(explanation: Explanation) -> str:
 
 def _verdict(explanation: Explanation) -> str:
     usual = percentage(explanation.p_value)
-    usual = usual if usual.startswith(("less", "over")) else f"about {usual}"
+    usual = usual if usual.startswith(("less", "over")) else f"at most about {usual}"
     return (
         f"{'Flagged as out of distribution' if explanation.is_ood else 'Not flagged'}: it is "
         f"predicted {explanation.predicted_name} with probability "
@@ -77,7 +77,7 @@ def _reason(explanation: Explanation) -> str:
     compared = beside(explanation)
     if not float(neurons.deviation[0].abs().sum()):
         return f"No neuron differs from what is usual for {compared}."
-    if explanation.compared_name != explanation.predicted_name:
+    if explanation.compared_images and explanation.compared_name != explanation.predicted_name:
         compared += " (not the predicted class, but the one whose usual pattern is nearest)"
     return f"{_leading(neurons)}; {_seen(neurons, compared, explanation.where)}."
 
@@ -106,7 +106,7 @@ def _seen(neurons: Neurons, compared: str, where: str) -> str:
         return f"{text}, all of it in neurons silent here, which no pixel can show"
     if missing >= 0.005:
         text += f" ({percentage(missing)} lies in neurons silent here, which no pixel can show)"
-    return f"{text}, centred in the {where} of the image"
+    return f"{text}, centred in the {where} of the image" if where else text
 
 
 def _listed(neurons: Sequence[int]) -> str:
