@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from neroli import Classifier, Guard
-from neroli.detectors import MSP, NERO, Detector, Energy, LINe, register
+from neroli.detectors import MSP, NERO, Detector, Energy, Ensemble, LINe, register
 from neroli.errors import ArtefactError, CalibrationOverlap, InvalidInput, NeroliError
 from networks import colour_loader, colour_tensors, trained_colour_network
 
@@ -177,3 +177,15 @@ def test_artefacts_hold_no_pickle_and_no_path(
     for path in (tmp_path / "guard").iterdir():
         assert str(pictures).encode() not in path.read_bytes()
         assert b"0001.png" not in path.read_bytes()
+
+
+def test_an_ensemble_with_a_member_that_could_not_be_loaded_is_not_saved(
+    classifier: Classifier, tmp_path: Path
+) -> None:
+    class Own(Energy):
+        name = "own_energy"
+
+    guard = Guard(classifier, Ensemble([Own(), "msp"])).fit(colour_loader(150, 1))
+    with pytest.raises(InvalidInput, match="Ensemble is not registered, or a member of it"):
+        guard.save(tmp_path / "guard")
+    assert not (tmp_path / "guard").exists()

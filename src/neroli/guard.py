@@ -5,35 +5,22 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from neroli import artefact
+from neroli import saving
 from neroli.activations import Activations, Rows
 from neroli.agreement import LabelAgreement, label_agreement
-from neroli.artefact import (
-    CalibrationPart,
-    ClassifierPart,
-    DetectorPart,
-    Manifest,
-    ModelSource,
-    TrainingPart,
-)
+from neroli.artefact import CalibrationPart, Manifest, ModelSource, TrainingPart
 from neroli.calibration import Calibration, Guarantee, Promise
 from neroli.classifier import Classifier
 from neroli.data.pictures import Pictures
 from neroli.data.sources import Failure, ImageSource
-from neroli.detectors import Detector, is_registered
-from neroli.errors import (
-    InvalidInput,
-    NeroliWarning,
-    NotCalibrated,
-    NotFitted,
-)
+from neroli.detectors import Detector
+from neroli.errors import InvalidInput, NeroliWarning, NotCalibrated, NotFitted
 from neroli.explain.reference import Reference
 from neroli.extraction import (
     IMAGE_BATCH,
@@ -79,7 +66,8 @@ class Guard:
         self.agreement: LabelAgreement | None = None
         """How well predictions and labels of the training images agree; not saved."""
         self._unreadable: dict[str, list[Failure]] = {}
-        self._known = TrainingImages()
+        self.known = TrainingImages()
+        """Hashes by which training images are known again among calibration images."""
 
     @property
     def unreadable(self) -> list[Failure]:
@@ -142,9 +130,9 @@ class Guard:
             agreement = label_agreement(activations, self.classifier.class_names)
             self.agreement = agreement
             groups = activations.groups()
-            self._known = TrainingImages.of(activations.digests(), groups)
+            self.known = TrainingImages.of(activations.digests(), groups)
             self.training = TrainingPart.of(
-                activations, origin, agreement, None if groups is None else len(self._known.groups)
+                activations, origin, agreement, None if groups is None else len(self.known.groups)
             )
             self._unreadable = {"training": activations.failures}
         if keep_examples and not isinstance(training, ActivationStore):
@@ -191,7 +179,7 @@ class Guard:
         promise = Promise(false_alarm_rate, guarantee, confidence, per_class)
         if self.training is None:
             raise NotFitted("Fit the guard on training images before calibrating it.")
-        self._check_weights(self.training)
+        self.check_weights(self.training)
         head = self.classifier.head
         learns, labelled = learns_held_out(self.detector, head)
         if not isinstance(held_out, ActivationStore):
@@ -205,7 +193,7 @@ class Guard:
             progress=progress,
         ) as activations:
             groups = activations.groups()
-            fresh = self._known.held_out_rows(activations.digests(), groups)
+            fresh = self.known.held_out_rows(activations.digests(), groups)
             dropped = int((~fresh).sum())
             if learns:
                 half = seeded_half(activations.digests(), fresh)
@@ -333,34 +321,16 @@ class Guard:
             InvalidInput: if the detector is not registered.
             ArtefactError: if the folder cannot be written to or holds something else.
         """
-        if not is_registered(self.detector):
-            raise InvalidInput(
-                f"{type(self.detector).__name__} is not registered, so a saved guard could not be "
-                "loaded: decorate the class with neroli.detectors.register."
-            )
-        manifest = self.manifest()
-        assert self.reference is not None, "the manifest says if it is not fitted"
-        parts = (self.detector, self.calibration, self._known, self.reference)
-        artefact.write(folder, manifest, artefact.packed(*parts))
+        saving.save(self, folder)
 
     @classmethod
-    def load(cls, folder: Path | str, model: nn.Module) -> Self:
+    def load(cls, folder: Path | str, model: nn.Module) -> Guard:
         """A saved guard, around the same model it was fitted on.
 
         Raises:
             ArtefactError: if there is none, it is damaged, of a newer schema, or of another model.
         """
-        manifest = artefact.read_manifest(folder)
-        classifier = manifest.classifier.around(model, folder)
-        detector, calibration, known, reference = artefact.unpacked(
-            manifest, artefact.read_state(folder, manifest)
-        )
-        classifier.check_requirements(detector.requires)
-        guard = cls(classifier, detector)
-        guard.calibration, guard.held_out = calibration, manifest.calibration
-        guard.training, guard._known, guard.reference = manifest.training, known, reference
-        guard.model_source = manifest.model_source
-        return guard
+        return saving.load(cls, folder, model)
 
     def manifest(self) -> Manifest:
         """What a saved guard says of itself, as ``manifest.json`` holds it.
@@ -368,17 +338,7 @@ class Guard:
         Raises:
             NotFitted: before ``fit``.
         """
-        if self.training is None:
-            raise NotFitted("The guard is not fitted: there is nothing to save yet.")
-        self._check_weights(self.training)
-        return Manifest(
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            detector=DetectorPart.of(self.detector),
-            classifier=ClassifierPart.of(self.classifier, self.detector.requires),
-            training=self.training,
-            calibration=self.held_out,
-            model_source=self.model_source,
-        )
+        return saving.manifest_of(self)
 
     def _source(self, images: Any, batch_size: int, *, labelled: bool) -> ImageSource:
         source = as_source(images, batch_size)
@@ -386,7 +346,8 @@ class Guard:
             return without_labels(source)
         return with_classes(self.classifier, source)[0] if isinstance(source, Pictures) else source
 
-    def _check_weights(self, training: TrainingPart) -> None:
+    def check_weights(self, training: TrainingPart) -> None:
+        """Raise InvalidInput if the model is no longer the one that was fitted on."""
         if self.classifier.weights_hash() != training.weights_hash:
             raise InvalidInput(
                 "The model's weights have changed since the guard was fitted: refit."
