@@ -70,7 +70,9 @@ class NNGuide(Detector):
         rows = yield Reservoir("features", size, self.seed)
         check_size("NNGuide", self.k, rows)
         # in the network's own precision, as its logits are; float64 would take twice as long
-        energy = head(rows.to(head.weight.dtype)).logsumexp(dim=1, keepdim=True).to(rows)
+        # in the network's precision, but not in half of it, in which logits overflow
+        few = rows.to(torch.promote_types(head.weight.dtype, torch.float32))
+        energy = head.like(few)(few).logsumexp(dim=1, keepdim=True).to(rows)
         self.bank = energy * (normalize(rows, dim=1) if self.normalise else rows)
 
     def compute(self, batch: Activations) -> Tensor:
