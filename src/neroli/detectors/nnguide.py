@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -69,8 +70,8 @@ class NNGuide(Detector):
             size = min(_MOST, max(_FEWEST, self.k, round(_SHARE * count)))
         rows = yield Reservoir("features", size, self.seed)
         check_size("NNGuide", self.k, rows)
-        # in the network's own precision, as its logits are; float64 would take twice as long
-        # in the network's precision, but not in half of it, in which logits overflow
+        # in the network's own precision, as its logits are: float64 would take twice as long, and
+        # in half precision they overflow
         few = rows.to(torch.promote_types(head.weight.dtype, torch.float32))
         energy = head.like(few)(few).logsumexp(dim=1, keepdim=True).to(rows)
         self.bank = energy * (normalize(rows, dim=1) if self.normalise else rows)
