@@ -96,8 +96,11 @@ def forward_pass(images: int, rounds: int) -> None:
 
 def every_detector(classes: int, rounds: int) -> None:
     """All head-level detectors together on a ResNet-50 at 224, which gives 2,048 features."""
+    import_torchvision()
+    from torchvision.models import resnet50
+
     torch.manual_seed(0)
-    model = import_torchvision().models.resnet50(num_classes=classes)
+    model = resnet50(num_classes=classes)
     classifier = Classifier(model.eval())
     batches = torch.randn(64, 3, 224, 224).split(32)
     classifier.find_head(batches[0])
