@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -66,14 +66,10 @@ def report(name: str, ratio: tuple[float, float, float]) -> None:
     print(f"{name:<58} {ratio[0]:8.3f}  ({ratio[1]:.3f} to {ratio[2]:.3f})")
 
 
-def forward_pass(images: int, rounds: int) -> None:
-    from cifar import load_classifier, load_images
-
-    shared = shared_data()
-    classifier = load_classifier(shared, "resnet20")
-    batches = classifier.prepare(load_images(shared, "test")[0][:images]).split(128)
-    pictures, labels = load_images(shared, "train")
-    training = classifier(pictures[::4], torch.from_numpy(labels[::4]))
+def jobs(
+    classifier: Classifier, batches: Sequence[torch.Tensor]
+) -> tuple[Callable[[], None], Callable[[list[Detector]], None]]:
+    """The bare forward loop over batches, and scoring the same with some detectors."""
 
     def bare() -> None:
         with torch.no_grad():
@@ -86,6 +82,19 @@ def forward_pass(images: int, rounds: int) -> None:
             for detector in detectors:
                 detector.score(activations)
 
+    return bare, scored
+
+
+def forward_pass(images: int, rounds: int) -> None:
+    from cifar import load_classifier, load_images
+
+    shared = shared_data()
+    classifier = load_classifier(shared, "resnet20")
+    batches = classifier.prepare(load_images(shared, "test")[0][:images]).split(128)
+    pictures, labels = load_images(shared, "train")
+    training = classifier(pictures[::4], torch.from_numpy(labels[::4]))
+
+    bare, scored = jobs(classifier, batches)
     fitted = fit([NERO(), LINe(), MSP()], training, classifier.head)
     print(f"ResNet-20, {images} CIFAR-10 test images; time / bare forward loop")
     report("features and logits alone", paired_ratio(lambda: scored([]), bare, rounds))
@@ -113,17 +122,7 @@ def every_detector(classes: int, rounds: int) -> None:
         fitted = fit([create(n, **banks.get(n, {})) for n in names], known, classifier.head)
     together = [detector for detector in fitted if detector.name not in APART]
 
-    def bare() -> None:
-        with torch.no_grad():
-            for batch in batches:
-                classifier.model(batch)
-
-    def scored(detectors: list[Detector]) -> None:
-        for batch in batches:
-            activations = classifier(batch)
-            for detector in detectors:
-                detector.score(activations)
-
+    bare, scored = jobs(classifier, batches)
     print(f"\nResNet-50 at 224, {classes} classes, banks of 10,000; time / bare forward loop")
     for detector in fitted:
         if detector.name in APART:

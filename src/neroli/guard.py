@@ -324,7 +324,7 @@ class Guard:
         saving.save(self, folder)
 
     @classmethod
-    def load(cls, folder: Path | str, model: nn.Module) -> Guard:
+    def load(cls, folder: Path | str, model: nn.Module) -> Self:
         """A saved guard, around the same model it was fitted on.
 
         Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from torch import nn
 
@@ -15,6 +15,8 @@ from neroli.errors import InvalidInput, NotFitted
 
 if TYPE_CHECKING:
     from neroli.guard import Guard
+
+GuardT = TypeVar("GuardT", bound="Guard")
 
 
 def save(guard: Guard, folder: Path | str) -> None:
@@ -45,7 +47,7 @@ def manifest_of(guard: Guard) -> Manifest:
     )
 
 
-def load(kind: type[Guard], folder: Path | str, model: nn.Module) -> Guard:
+def load(kind: type[GuardT], folder: Path | str, model: nn.Module) -> GuardT:
     """See ``Guard.load``."""
     manifest = artefact.read_manifest(folder)
     classifier = manifest.classifier.around(model, folder)

@@ -7,7 +7,7 @@ layer returns it, so that nothing a later layer does in place is seen and no map
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Literal
@@ -65,6 +65,18 @@ class Site:
             "first" if "first" in options else "last" if "last" in options else None,
         )
 
+    @classmethod
+    def output(cls, text: str) -> Site:
+        """The site of a layer's output as it is, which is all that probes can look at or change.
+
+        Raises:
+            InvalidInput: if it is another, or unknown.
+        """
+        site = cls.parse(text)
+        if site.side != "output" or site.rectified:
+            raise InvalidInput(f"{text!r}: of this layer only the output as it is can be taken.")
+        return site
+
     def __str__(self) -> str:
         options = ["input"] * (self.side == "input") + ["relu"] * self.rectified
         options += [self.channels] if self.channels else []
@@ -74,6 +86,14 @@ class Site:
         """The tensor at this place, of what the layer took and gave."""
         value = given if self.side == "output" else taken
         return value.relu() if value is not None and self.rectified else value
+
+
+def check_named(layers: Sequence[str]) -> None:
+    """Raise InvalidInput if no layer is named, or one is malformed."""
+    if not layers:
+        raise InvalidInput("layers is empty: name at least one, as in model.named_modules().")
+    for layer in layers:
+        Site.parse(layer)
 
 
 @dataclass(frozen=True)

@@ -295,3 +295,11 @@ def test_gradients_are_taken_of_a_few_images_at_a_time(
     assert sizes == [6, 4, 4, 2, 2]
     for name, values in expected.items():
         torch.testing.assert_close(found[name], values)
+
+
+@pytest.mark.parametrize("place", ["layer1@input", "layer1@relu"])
+def test_probes_take_outputs_as_they_are(classifier: Classifier, place: str) -> None:
+    settings = {"bins": (10, 10), "full": (1, 1), "alpha": (1, 1)}
+    for detector in (RankFeat(layers=(place,)), create("nac_ue", layers=(place,), **settings)):
+        with pytest.raises(InvalidInput, match="only the output as it is"):
+            classifier(IMAGES, requires=detector.requires)

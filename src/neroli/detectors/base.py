@@ -112,7 +112,7 @@ class Detector(ABC):
             InvalidInput: if the batch is of another model, lacks what is required, or holds NaN or
                 infinity.
         """
-        self._check(batch)
+        self.check(batch)
         with torch.no_grad(), _full_precision(batch):
             scores = self._placed(batch.features).compute(batch)
         if not isinstance(scores, Tensor) or scores.shape != (len(batch),):
@@ -143,7 +143,7 @@ class Detector(ABC):
             NotFitted, InvalidInput: as ``score``; InvalidInput too if this method's score is not
                 known as a sum over neurons.
         """
-        self._check(batch)
+        self.check(batch)
         if self.head is None:
             raise NotFitted(f"{type(self).__name__} needs the head: call fit first.")
         with torch.no_grad(), _full_precision(batch):
@@ -173,7 +173,8 @@ class Detector(ABC):
         """
         return ClassEvidence(head)
 
-    def _check(self, batch: Activations) -> None:
+    def check(self, batch: Activations) -> None:
+        """Raise NotFitted or InvalidInput if it could not score the batch, as ``score`` does."""
         missing = [f.name for f in self._learned_fields() if not hasattr(self, f.name)]
         if missing or (self.uses_head and self.head is None):
             raise NotFitted(

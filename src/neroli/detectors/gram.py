@@ -14,14 +14,14 @@ from neroli.activations import Activations
 from neroli.assumptions import Assumption
 from neroli.detectors.about import Paper, parameter
 from neroli.detectors.base import Detector, learned
-from neroli.errors import InvalidInput, NotEnoughImages
+from neroli.errors import NotEnoughImages
 from neroli.fitting import Learning
 from neroli.head import LinearHead
 from neroli.moments import Labelling
 from neroli.pooling import GramSums
 from neroli.statistics import Mean, keyed_hashes
 from neroli.tails import ClassBounds
-from neroli.taps import Requirements, Tap, Tapped
+from neroli.taps import Requirements, Tap, Tapped, check_named
 
 _SMALLEST = 1e-6
 """What a bound is at least when it is divided by."""
@@ -86,8 +86,7 @@ class Gram(Detector):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.layers:
-            raise InvalidInput("layers is empty: name at least one, as in model.named_modules().")
+        check_named(self.layers)
 
     @property
     def requires(self) -> Requirements:

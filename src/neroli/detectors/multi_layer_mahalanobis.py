@@ -13,11 +13,10 @@ from neroli.assumptions import Assumption
 from neroli.detectors.about import Paper, parameter
 from neroli.detectors.base import Detector, learned
 from neroli.detectors.gaussians import nearest, rounding, whitening, within_classes
-from neroli.errors import InvalidInput
 from neroli.fitting import Learning
 from neroli.head import LinearHead
 from neroli.moments import ClassMoments, Covariance, Labelling
-from neroli.taps import Requirements, Tap, Tapped
+from neroli.taps import Requirements, Tap, Tapped, check_named
 
 
 @dataclass(eq=False)
@@ -72,8 +71,7 @@ class MultiLayerMahalanobis(Detector):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.layers:
-            raise InvalidInput("layers is empty: name at least one, as in model.named_modules().")
+        check_named(self.layers)
 
     @property
     def requires(self) -> Requirements:

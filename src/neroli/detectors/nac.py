@@ -139,7 +139,7 @@ class NeuronEffects:
 
     def __call__(self, network: Network, images: Tensor) -> dict[str, Tensor]:
         square = images.ndim == 4 and images.shape[2] == images.shape[3]
-        sites = [Site.parse(path) for path in self.paths]
+        sites = [Site.output(path) for path in self.paths]
         found = network.layer_gradients(images, [s.layer for s in sites], _distance_from_uniform)
         effects = []
         for site, both in zip(sites, found, strict=True):

@@ -14,7 +14,7 @@ from neroli.detectors.base import Detector
 from neroli.errors import InvalidInput
 from neroli.pooling import Axis, channels_of
 from neroli.probes import Network
-from neroli.taps import Requirements, Site
+from neroli.taps import Requirements, Site, check_named
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class RankReducedLogits:
         square = images.ndim == 4 and images.shape[2] == images.shape[3]
         reduced = []
         for path in self.paths:
-            site = Site.parse(path)
+            site = Site.output(path)
 
             def less(maps: Tensor, axis: Axis | None = site.channels) -> Tensor:
                 return reduced_maps(maps, channels_of(maps, axis, square))
@@ -108,8 +108,7 @@ class RankFeat(Detector):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.layers:
-            raise InvalidInput("layers is empty: name at least one, as in model.named_modules().")
+        check_named(self.layers)
 
     @property
     def requires(self) -> Requirements:

@@ -135,7 +135,7 @@ def neurons_of(detector: Detector, reference: Reference, batch: Activations) -> 
         NotFitted: if one of them is not fitted.
         InvalidInput: if the batch is of another model or lacks what is required.
     """
-    detector.score(batch)  # says what is wrong with the batch
+    detector.check(batch)
     head = reference.fitted_head
     evidence = detector.evidence(head)(batch)
     classes = detector.compared_class(batch)
