@@ -49,14 +49,15 @@ class OnSet(_Record):
     """How well a detector tells one OOD set from the ID test images; all are fractions.
 
     Attributes:
-        flagged: share of the OOD images above the threshold that promises the false-alarm rate.
+        flagged: share of the OOD images above the threshold that promises the false-alarm rate;
+            None if there were too few images to calibrate it.
     """
 
     auroc: Estimate
     fpr95: Estimate
     aupr_in: float
     aupr_out: float
-    flagged: float
+    flagged: float | None
 
 
 class Mean(_Record):
@@ -108,7 +109,7 @@ class Row(_Record):
     mean: Mean
     near: Mean | None = None
     far: Mean | None = None
-    flagged_id: float
+    flagged_id: float | None
     train_test: Estimate
     memorises: bool
     behind_best: Estimate | None = None

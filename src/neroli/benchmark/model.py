@@ -1,0 +1,99 @@
+"""The classifier of a benchmark: loaded, or trained first if the suite says how."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from neroli.benchmark.images import BenchmarkImages, weights_file
+from neroli.benchmark.suite import Suite, TrainingPart
+from neroli.classifier import Classifier
+from neroli.data.pictures import Pictures
+from neroli.data.splitting import split
+from neroli.errors import InvalidInput
+from neroli.models import load_classifier
+from neroli.training import Recipe, train
+
+VALIDATION = 0.15
+"""Share of the training images by which the best epoch is chosen."""
+
+
+def classifier_of(
+    suite: Suite,
+    images: BenchmarkImages,
+    data: Path | None,
+    out: Path,
+    *,
+    device: str = "cpu",
+    say: Callable[[str], object] = lambda text: None,
+    progress: bool | None = None,
+) -> Classifier:
+    """The suite's classifier; one that is trained is kept in ``out`` and not trained again.
+
+    Args:
+        suite: which model, with which weights, or how it is trained.
+        images: of which those for training are trained on, with their classes.
+        data: the folder of data that the suite's paths are below.
+        out: the benchmark's folder.
+        device: where it runs.
+        say: told what is being done.
+        progress: show a progress bar on standard error; None does so on a terminal.
+
+    Raises:
+        ModelError: if the model or its weights cannot be loaded.
+        InvalidInput: if it must be trained and the classes of the images are not known.
+    """
+    model = suite.model
+    weights = weights_file(suite, data)
+    spec = model.spec
+    if model.training is not None and weights is None:
+        spec = model.training.arch
+        say(f"Training {spec} ...")
+        weights = _trained(model.training, images, data, out, device, progress)
+    classifier = load_classifier(
+        spec,
+        weights,
+        head=model.head,
+        preprocessing=None if model.preprocessing is None else model.preprocessing.made(),
+        device=device,
+    )
+    if classifier.class_names is None:
+        classifier.class_names = images.class_names
+    return classifier
+
+
+def _trained(
+    part: TrainingPart,
+    images: BenchmarkImages,
+    data: Path | None,
+    out: Path,
+    device: str,
+    progress: bool | None,
+) -> Path:
+    training, names = _with_classes(images)
+    fitted, validation = split(training, VALIDATION)
+    trained = train(
+        part.arch,
+        fitted,
+        validation,
+        out / "model.safetensors",
+        Recipe(**part.recipe()),
+        class_names=names,
+        weights=part.pretrained_file(data),
+        device=device,
+        progress=progress,
+    )
+    return trained.weights
+
+
+def _with_classes(images: BenchmarkImages) -> tuple[Pictures, list[str]]:
+    """The training images with class indices, and the names of the classes."""
+    training = images.train
+    names = images.class_names or training.label_names()
+    if training.labels is None:
+        training = training.labelled({name: index for index, name in enumerate(names)})
+    if not names:
+        raise InvalidInput(
+            "The training images name no classes: a model cannot be trained on them."
+        )
+    return training, list(names)

@@ -1,0 +1,150 @@
+"""The activations of a benchmark's sets: each image goes through the network once, and is kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from neroli.benchmark.entries import Entry, needed
+from neroli.benchmark.isolation import reason_of
+from neroli.benchmark.results import Failed, Forward
+from neroli.classifier import Classifier
+from neroli.data.pictures import Pictures
+from neroli.extraction import extract, find_head, with_classes
+from neroli.files import text_digest
+from neroli.store import ActivationStore
+from neroli.taps import NOTHING, Requirements
+
+OOD = "ood/"
+"""Before the names of OOD sets, to tell them from train, calibration and test."""
+
+
+@dataclass(frozen=True, eq=False)
+class Stores:
+    """The activations of the sets by name, and what it took to get them.
+
+    Attributes:
+        pictures: the images by set.
+        of: their activations by set.
+        forward: the network's own time in this run.
+    """
+
+    pictures: Mapping[str, Pictures]
+    of: Mapping[str, ActivationStore]
+    forward: Forward
+
+    @property
+    def ood(self) -> dict[str, ActivationStore]:
+        """Those of the OOD sets, by their own names."""
+        return {n.removeprefix(OOD): store for n, store in self.of.items() if n.startswith(OOD)}
+
+
+def runnable(
+    entries: Sequence[Entry], classifier: Classifier, pictures: Pictures
+) -> tuple[list[Entry], list[Failed]]:
+    """The detectors for which the model has what they need, and why it has not for the others.
+
+    Args:
+        entries: what should take part.
+        classifier: the model; its head is found on the way.
+        pictures: of which the first readable ones are tried.
+
+    Raises:
+        HeadNotFound, InvalidInput, NotEnoughImages: if the model cannot be run at all.
+    """
+    find_head(classifier, pictures)
+    batches = pictures.batches(classifier.preprocessing, 2, shape=classifier.input_shape)
+    few = next(batch.images for batch in batches if len(batch.images))
+    tried: dict[Requirements, str] = {NOTHING: ""}
+    able, failures = [], []
+    for entry in entries:
+        requires = needed([entry.detector])
+        if requires not in tried:
+            tried[requires] = _lack(classifier, few, requires)
+        if tried[requires]:
+            failures.append(Failed(label=entry.label, reason=tried[requires]))
+        else:
+            able.append(entry)
+    return able, failures
+
+
+def extract_all(
+    classifier: Classifier,
+    sets: Mapping[str, Pictures],
+    requires: Requirements,
+    folder: Path,
+    *,
+    batch_size: int,
+    progress: bool | None = None,
+    say: Callable[[str], object] = lambda text: None,
+) -> Stores:
+    """The activations of all sets, those that are there already as they are.
+
+    Args:
+        classifier: what to run.
+        sets: the images by set; labels are kept where they are class indices.
+        requires: what to keep beside features and logits.
+        folder: where; activations with other requirements stay beside these.
+        batch_size, progress: as in ``neroli.extract``.
+        say: told what is being done.
+
+    Raises:
+        NotEnoughImages, InvalidInput, ArtefactError: as ``neroli.extract``.
+    """
+    kind = text_digest([str(requires.taps), str(requires.prepool), str(requires.probes)])[:8]
+    stores: dict[str, ActivationStore] = {}
+    images, seconds = 0, 0.0
+    for name, pictures in sets.items():
+        path = folder / kind / name.replace("/", "-")
+        before = _stamps(path)
+        say(f"{name}: {len(pictures):,} images ...")
+        start = time.perf_counter()
+        stores[name] = extract(
+            classifier,
+            pictures,
+            path,
+            batch_size=batch_size,
+            requires=requires,
+            progress=progress,
+        )
+        if _stamps(path) != before:
+            images += len(stores[name])
+            seconds += time.perf_counter() - start
+    return Stores(dict(sets), stores, Forward(images=images, seconds=seconds))
+
+
+def labelled(classifier: Classifier, pictures: Pictures, class_map: Path | None) -> Pictures:
+    """ID images with the classifier's classes as labels, which they may have already.
+
+    Raises:
+        ClassMapError, InvalidInput, NotEnoughImages: as ``neroli.extraction.with_classes``.
+    """
+    return with_classes(classifier, pictures, class_map)[0]
+
+
+def readable_positions(pictures: Pictures, store: ActivationStore) -> list[int]:
+    """Where the images of a store's rows stand among the pictures: unreadable ones have no row."""
+    failed = [failure.name for failure in store.failures]
+    positions = []
+    for position, name in enumerate(pictures.names):
+        if failed and failed[0] == name:
+            failed.pop(0)  # they are recorded in order
+        else:
+            positions.append(position)
+    return positions
+
+
+def _lack(classifier: Classifier, few: object, requires: Requirements) -> str:
+    """Why the model does not give what is required; empty if it does."""
+    try:
+        classifier(few, requires=requires)
+    except Exception as error:  # of the model, which may not like to be run otherwise
+        return reason_of(error)
+    return ""
+
+
+def _stamps(path: Path) -> list[int]:
+    """When the shards of a store were written."""
+    return [shard.stat().st_mtime_ns for shard in sorted(path.glob("shard-*"))]

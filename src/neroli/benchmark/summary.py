@@ -1,0 +1,126 @@
+"""From scores to rows: metrics with intervals, means, comparison with the best, and sanity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from neroli import metrics
+from neroli.benchmark.bootstrap import Resampled, Resamples, auroc_between, estimate
+from neroli.benchmark.entries import Entry
+from neroli.benchmark.measuring import learning_half
+from neroli.benchmark.ranking import mean_ranks
+from neroli.benchmark.results import Estimate, Mean, OnSet, Row
+from neroli.benchmark.scores import Scores
+from neroli.benchmark.stores import OOD, Stores
+from neroli.benchmark.thresholds import flagged
+from neroli.calibration import Promise
+from neroli.data.named.sets import Nearness
+
+MEMORISES = 0.05
+"""How far from a half the AUROC between training and test images must surely lie to be told."""
+
+
+def rows_of(
+    entries: Sequence[Entry],
+    scores: Mapping[str, Scores],
+    stores: Stores,
+    nearness: Mapping[str, Nearness | None],
+    promise: Promise,
+    *,
+    resamples: int,
+    seed: int,
+) -> list[Row]:
+    """The rows of a table, the best mean AUROC first.
+
+    Args:
+        entries: the detectors that have scores.
+        scores: theirs, by label.
+        stores: of the sets.
+        nearness: of every OOD set.
+        promise: of the thresholds.
+        resamples: of the bootstrap.
+        seed: of it.
+    """
+    drawn = Resamples(
+        len(stores.of["test"]),
+        {name: len(stores.ood[name]) for name in nearness},
+        resamples=resamples,
+        seed=seed,
+    )
+    found = {entry.label: _resampled(scores[entry.label], drawn) for entry in entries}
+    entries = sorted(entries, key=lambda entry: -_value(found[entry.label].auroc_value, nearness))
+    best = found[entries[0].label]
+    points = [[found[entry.label].auroc_value[name] for name in nearness] for entry in entries]
+    near, far = ([n for n in nearness if nearness[n] == kind] for kind in ("near", "far"))
+    rows = []
+    for entry, rank in zip(entries, mean_ranks(np.array(points)).tolist(), strict=True):
+        own, mine = scores[entry.label], found[entry.label]
+        shares = flagged(own, stores, promise, learning_half(entry.detector, stores))
+        outside = {} if shares is None else shares.outside
+        train_test = auroc_between(
+            own.sets["train"].numpy(), own.sets["test"].numpy(), resamples=resamples, seed=seed
+        )
+        rows.append(
+            Row(
+                label=entry.label,
+                detector=entry.detector.name,
+                hyperparameters=entry.detector.hyperparameters(),
+                tuned=entry.tuned,
+                sets={name: _on_set(own, mine, name, outside.get(name)) for name in nearness},
+                mean=_mean(mine, nearness),
+                near=_mean(mine, near) if near else None,
+                far=_mean(mine, far) if far else None,
+                flagged_id=None if shares is None else shares.inside,
+                train_test=train_test,
+                memorises=train_test.low > 0.5 + MEMORISES or train_test.high < 0.5 - MEMORISES,
+                behind_best=None if mine is best else _behind(best, mine, nearness),
+                mean_rank=rank,
+                cost=own.cost,
+            )
+        )
+    return rows
+
+
+def _resampled(scores: Scores, drawn: Resamples) -> Resampled:
+    outside = {n: v.numpy() for n, v in scores.sets.items() if n.startswith(OOD)}
+    return drawn.evaluate(
+        scores.sets["test"].numpy(), {n.removeprefix(OOD): v for n, v in outside.items()}
+    )
+
+
+def _on_set(scores: Scores, found: Resampled, name: str, share: float | None) -> OnSet:
+    inside, outside = scores.sets["test"].numpy(), scores.sets[OOD + name].numpy()
+    return OnSet(
+        auroc=estimate(found.auroc_value[name], found.auroc[name]),
+        fpr95=estimate(found.fpr95_value[name], found.fpr95[name]),
+        aupr_in=metrics.aupr_in(inside, outside),
+        aupr_out=metrics.aupr_out(inside, outside),
+        flagged=share,
+    )
+
+
+def _mean(found: Resampled, names: Sequence[str] | Mapping[str, object]) -> Mean:
+    return Mean(
+        auroc=estimate(_value(found.auroc_value, names), _resampled_mean(found.auroc, names)),
+        fpr95=estimate(_value(found.fpr95_value, names), _resampled_mean(found.fpr95, names)),
+    )
+
+
+def _behind(best: Resampled, found: Resampled, names: Mapping[str, object]) -> Estimate:
+    """By how much the mean AUROC is below the best one, of the same resamples."""
+    return estimate(
+        _value(best.auroc_value, names) - _value(found.auroc_value, names),
+        _resampled_mean(best.auroc, names) - _resampled_mean(found.auroc, names),
+    )
+
+
+def _value(values: Mapping[str, float], names: Sequence[str] | Mapping[str, object]) -> float:
+    return float(np.mean([values[name] for name in names]))
+
+
+def _resampled_mean(
+    resampled: Mapping[str, np.ndarray], names: Sequence[str] | Mapping[str, object]
+) -> np.ndarray:
+    return np.mean([resampled[name] for name in names], axis=0)

@@ -1,0 +1,201 @@
+"""``neroli bench``: every detector on known ID and OOD images, and a report to decide from."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from neroli.cli.common import (
+    EXIT_CODES,
+    SOME_UNREADABLE,
+    BatchSize,
+    Device,
+    Json,
+    emit,
+    preprocessing_with,
+    reported,
+)
+
+if TYPE_CHECKING:
+    from neroli.benchmark.results import Results
+    from neroli.benchmark.suite import Suite
+
+
+def bench(
+    suite: Annotated[
+        str | None, typer.Argument(help="A built-in suite, as --list names them, or a .toml file.")
+    ] = None,
+    listed: Annotated[bool, typer.Option("--list", help="List the built-in suites.")] = False,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the data and weights that the suite names.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for results. [default: SUITE-bench]")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Instead of the suite's; as `neroli fit --model`.")
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="The model's weights.")] = None,
+    head: Annotated[str | None, typer.Option(help="Path of the last linear layer.")] = None,
+    identity: Annotated[
+        Path | None,
+        typer.Option(
+            "--id",
+            help="Own images, without a suite: a folder with one subfolder a class, split into "
+            "training, calibration and test images, or with train/ and test/ in it.",
+        ),
+    ] = None,
+    ood: Annotated[
+        list[str] | None,
+        typer.Option(help="Images of other things, near=PATH or far=PATH; may be repeated."),
+    ] = None,
+    class_map: Annotated[
+        Path | None, typer.Option(help="JSON file: folder or label to class index or name.")
+    ] = None,
+    resize: Annotated[
+        str | None, typer.Option(help="Pixels of the shorter side, or HEIGHTxWIDTH.")
+    ] = None,
+    crop: Annotated[str | None, typer.Option(help="Pixels cut from the centre.")] = None,
+    mean: Annotated[str | None, typer.Option(help="Per channel, of values in 0..1.")] = None,
+    std: Annotated[str | None, typer.Option(help="Per channel, of values in 0..1.")] = None,
+    interpolation: Annotated[
+        str | None, typer.Option(help="Of resizing: nearest, bilinear, bicubic or lanczos.")
+    ] = None,
+    detectors: Annotated[
+        str | None,
+        typer.Option(
+            help="all; one-pass: those that need the network only once; head: those of features "
+            "and logits; or names with commas between. [default: the suite's, or one-pass]"
+        ),
+    ] = None,
+    tune: Annotated[
+        bool,
+        typer.Option("--tune", help="Also search hyper-parameters, without OOD data."),
+    ] = False,
+    false_alarm_rate: Annotated[
+        float, typer.Option(help="Share of ID images that thresholds may flag.")
+    ] = 0.05,
+    resamples: Annotated[int, typer.Option(min=1, help="Of the bootstrap.")] = 1000,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Of each set take so many images, for a quick look.")
+    ] = None,
+    gallery: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Explain so many of the most and least OOD images of each set in the report; they "
+            "may be patient data.",
+        ),
+    ] = 10,
+    batch_size: BatchSize = 64,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Compare detectors on known ID and OOD images: tables with intervals, and a report.
+
+    The images go through the network once. Interrupted, the same command goes on where it stopped;
+    run again with other detectors, it uses what is stored.
+    """
+    with reported(as_json):
+        from neroli.benchmark.suite import builtin_names, describe
+
+        if listed:
+            facts = {name: describe(name) for name in builtin_names()}
+            emit(as_json, facts, lambda: "\n".join(f"{n}: {about}" for n, about in facts.items()))
+            return
+        chosen = _suite(suite, model, weights, head, identity, ood or [])
+        from neroli.benchmark.images import benchmark_images
+        from neroli.benchmark.model import classifier_of
+        from neroli.benchmark.runner import Options, check_folder, run
+        from neroli.calibration import Promise
+
+        out = out or Path(f"{chosen.name}-bench")
+        check_folder(out)
+        options = Options(
+            detectors=_detectors(detectors),
+            resamples=resamples,
+            promise=Promise(false_alarm_rate, "average"),
+            tune=tune,
+            limit=limit,
+            gallery=gallery,
+            batch_size=batch_size,
+            class_map=class_map,
+            command=shlex.join(["neroli", *sys.argv[1:]]),
+        )
+        images = benchmark_images(chosen, data)
+        classifier = classifier_of(chosen, images, data, out, device=device, say=_say)
+        classifier.preprocessing = preprocessing_with(
+            classifier.preprocessing, resize, crop, mean, std, interpolation
+        )
+        results = run(chosen, images, classifier, out, options, _say)
+        emit(as_json, _facts(out, results), lambda: _text(out, results))
+        if any(each.unreadable for each in results.sets):
+            raise typer.Exit(SOME_UNREADABLE)
+
+
+bench.__doc__ = f"{bench.__doc__}\n    {EXIT_CODES}"
+
+
+def _say(text: str) -> None:
+    print(f"neroli: {text}", file=sys.stderr)
+
+
+def _suite(
+    name: str | None,
+    model: str | None,
+    weights: Path | None,
+    head: str | None,
+    identity: Path | None,
+    ood: list[str],
+) -> Suite:
+    """The suite that was named, or one of the user's own folders."""
+    from neroli.benchmark.suite import own_suite, read_suite, with_model
+    from neroli.errors import InvalidInput
+
+    if name is not None:
+        if identity is not None or ood:
+            raise InvalidInput(f"The suite {name!r} has its own images: drop --id and --ood.")
+        return with_model(read_suite(name), model, weights, head)
+    if model is None or identity is None or not ood:
+        raise InvalidInput(
+            "Name a suite (--list shows them), or give --model, --id and at least one --ood."
+        )
+    return own_suite(model, weights, identity, [_ood(each) for each in ood], head=head)
+
+
+def _ood(text: str) -> tuple[str, Path]:
+    from neroli.errors import InvalidInput
+
+    nearness, equals, path = text.partition("=")
+    if not equals or nearness not in ("near", "far") or not path:
+        raise InvalidInput(f"--ood takes near=PATH or far=PATH, got {text!r}.")
+    return nearness, Path(path)
+
+
+def _detectors(text: str | None) -> Any:
+    from neroli.benchmark.entries import GROUPS
+
+    if text is None or text in GROUPS:
+        return text
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _facts(out: Path, results: Results) -> dict[str, Any]:
+    return {
+        "results": str(out),
+        "report": str(out / "report.html"),
+        **results.model_dump(mode="json"),
+    }
+
+
+def _text(out: Path, results: Results) -> str:
+    from neroli.benchmark.tables import markdown
+
+    lines = [markdown(results)]
+    lines += [f"{failed.label} gave no result: {failed.reason}" for failed in results.failures]
+    lines += [f"Note: {remark}" for remark in results.remarks]
+    return "\n".join([*lines, f"Wrote {out / 'report.html'} and results.* beside it."])
