@@ -25,7 +25,9 @@ def test_the_groups_hold_one_another_and_together_every_detector() -> None:
     assert every | failed == set(catalogue.own_names())
 
 
-def test_detectors_of_layers_take_those_of_the_model() -> None:
+def test_detectors_of_layers_take_those_of_the_model_if_it_has_other_than_the_usual_ones() -> None:
+    (entry,), _ = entries_of(["rank_feat"], (), ("layer1", "layer2", "layer3", "layer4"))
+    assert entry.detector.hyperparameters()["layers"] == ("layer4", "layer3")
     (entry,), _ = entries_of(["gram"], (), STAGES)
     assert entry.detector.hyperparameters()["layers"] == STAGES
     (entry,), _ = entries_of([], [("mine", "gram", {"layers": ("layer3",)})], STAGES)
@@ -33,12 +35,12 @@ def test_detectors_of_layers_take_those_of_the_model() -> None:
 
 
 def test_one_that_cannot_be_made_for_the_model_is_left_out_of_a_group_with_its_reason() -> None:
-    entries, failures = entries_of("all", (), STAGES[:2])
+    entries, failures = entries_of("all", (), ("block1", "block2"))
     assert "nac_ue" not in {entry.label for entry in entries}
     (failure,) = (each for each in failures if each.label == "nac_ue")
-    assert "must be 4 numbers" in failure.reason
-    with pytest.raises(InvalidInput, match="must be 4 numbers"):
-        entries_of(["nac_ue"], (), STAGES[:2])
+    assert "bins must be 3 numbers" in failure.reason
+    with pytest.raises(InvalidInput, match="bins must be 3 numbers"):
+        entries_of(["nac_ue"], (), ("block1", "block2"))
 
 
 def test_settings_add_a_row_or_take_the_place_of_the_defaults() -> None:

@@ -44,7 +44,7 @@ class _Failing(Detector):
 def test_isolated_detectors_learn_what_they_learn_alone(
     training: Activations, new: Activations, head: LinearHead
 ) -> None:
-    detectors = [NERO(k=8), LINe(), ViM(dim=12), KNN(k=5), MSP(), Energy()]
+    detectors = [NERO(low_relevance_neurons=8), LINe(), ViM(dim=12), KNN(k=5), MSP(), Energy()]
     learners = fit([Isolated(detector) for detector in detectors], training, head)
     for detector, learner in zip(detectors, learners, strict=True):
         alone = type(detector)(**detector.hyperparameters()).fit(training, head)
@@ -108,6 +108,6 @@ def test_equal_requests_are_gathered_once_and_counted_for_each(
 def test_the_detector_that_is_given_is_left_as_it_is(
     training: Activations, head: LinearHead
 ) -> None:
-    given = NERO(k=8)
+    given = NERO(low_relevance_neurons=8)
     fit([Isolated(given)], training, head)
     assert given.head is None

@@ -89,10 +89,10 @@ def needed(detectors: Sequence[Detector]) -> Requirements:
 
 
 def _with_layers(name: str, settings: Mapping[str, Any], layers: Sequence[str]) -> Detector:
-    """A detector, of the model's layers if it takes layers and none are given."""
-    takes = any(declared.name == "layers" for declared in create(name).declared())
-    filled = {"layers": tuple(layers)} if takes and layers else {}
-    return create(name, **{**filled, **settings})
+    """A detector, of the model's layers if its usual ones are none of these and none are given."""
+    usual = create(name).hyperparameters().get("layers", ())
+    others = bool(layers) and not set(usual) <= set(layers)
+    return create(name, **{**({"layers": tuple(layers)} if others else {}), **settings})
 
 
 def _is_in(detector: Detector, chosen: Group | Sequence[str]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -61,7 +61,7 @@ class Options:
 
     detectors: Group | tuple[str, ...] | None = None
     resamples: int = 1000
-    promise: Promise = Promise(guarantee="average")
+    promise: Promise = field(default_factory=lambda: Promise(guarantee="average"))
     tune: bool = False
     limit: int | None = None
     gallery: int = 10

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from neroli import metrics
-from neroli.benchmark.bootstrap import Resampled, Resamples, auroc_between, estimate
+from neroli.benchmark.bootstrap import Resampled, Resamples, estimate
 from neroli.benchmark.entries import Entry
 from neroli.benchmark.measuring import learning_half
 from neroli.benchmark.ranking import mean_ranks
@@ -49,6 +49,8 @@ def rows_of(
         resamples=resamples,
         seed=seed,
     )
+    tests = {"test": len(stores.of["test"])}
+    seen = Resamples(len(stores.of["train"]), tests, resamples=resamples, seed=seed)
     found = {entry.label: _resampled(scores[entry.label], drawn) for entry in entries}
     entries = sorted(entries, key=lambda entry: -_value(found[entry.label].auroc_value, nearness))
     best = found[entries[0].label]
@@ -59,9 +61,8 @@ def rows_of(
         own, mine = scores[entry.label], found[entry.label]
         shares = flagged(own, stores, promise, learning_half(entry.detector, stores))
         outside = {} if shares is None else shares.outside
-        train_test = auroc_between(
-            own.sets["train"].numpy(), own.sets["test"].numpy(), resamples=resamples, seed=seed
-        )
+        known = seen.evaluate(own.sets["train"].numpy(), {"test": own.sets["test"].numpy()})
+        train_test = estimate(known.auroc_value["test"], known.auroc["test"])
         rows.append(
             Row(
                 label=entry.label,
