@@ -43,8 +43,8 @@ def aupr_in(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
 
 def fpr95(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
     """Share of OOD images accepted when 95 % of the ID images are; lower is better."""
-    threshold = np.quantile(_checked("ID", id_scores), 0.95, method="higher")
-    return float((_checked("OOD", ood_scores) <= threshold).mean())
+    threshold = np.quantile(checked_scores("ID", id_scores), 0.95, method="higher")
+    return float((checked_scores("OOD", ood_scores) <= threshold).mean())
 
 
 @dataclass(frozen=True)
@@ -80,30 +80,49 @@ def interval(
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, ch. 13.
     """
-    if not 0 < level < 1:
-        raise InvalidInput(f"level must lie between 0 and 1, got {level}.")
+    quantiles = interval_levels(level)
     if resamples < 1:
         raise InvalidInput(f"resamples must be at least 1, got {resamples}.")
-    inside, outside = _checked("ID", id_scores), _checked("OOD", ood_scores)
+    inside, outside = checked_scores("ID", id_scores), checked_scores("OOD", ood_scores)
     draw = np.random.default_rng(seed)
     values = [
         metric(draw.choice(inside, len(inside)), draw.choice(outside, len(outside)))
         for _ in range(resamples)
     ]
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(values, quantiles)
     return Interval(metric(inside, outside), float(low), float(high))
 
 
-def _labelled(id_scores: ArrayLike, ood_scores: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
-    inside, outside = _checked("ID", id_scores), _checked("OOD", ood_scores)
-    is_ood = np.repeat([0, 1], [len(inside), len(outside)])
-    return is_ood, np.concatenate([inside, outside])
+def interval_levels(level: float) -> tuple[float, float]:
+    """The two quantiles between which an interval of a confidence level lies.
+
+    Raises:
+        InvalidInput: if ``level`` does not lie between 0 and 1.
+    """
+    if not 0 < level < 1:
+        raise InvalidInput(f"level must lie between 0 and 1, got {level}.")
+    return (1 - level) / 2, (1 + level) / 2
 
 
-def _checked(kind: str, scores: Any) -> NDArray[Any]:
+def checked_scores(kind: str, scores: Any) -> NDArray[np.float64]:
+    """Scores as the metrics take them, ``[N]`` float64.
+
+    Args:
+        kind: what the scores are of, for the message.
+        scores: ``[N]``, an array or a tensor.
+
+    Raises:
+        InvalidInput: for scores that are empty, not one-dimensional or not finite.
+    """
     array = scores.detach().cpu().numpy() if hasattr(scores, "detach") else np.asarray(scores)
     if array.ndim != 1 or len(array) == 0:
         raise InvalidInput(f"{kind} scores must be a non-empty [N], got shape {list(array.shape)}.")
     if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
         raise InvalidInput(f"{kind} scores hold NaN, infinity or something other than numbers.")
     return array.astype(np.float64)
+
+
+def _labelled(id_scores: ArrayLike, ood_scores: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
+    inside, outside = checked_scores("ID", id_scores), checked_scores("OOD", ood_scores)
+    is_ood = np.repeat([0, 1], [len(inside), len(outside)])
+    return is_ood, np.concatenate([inside, outside])

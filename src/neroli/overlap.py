@@ -54,15 +54,17 @@ class TrainingImages:
             CalibrationOverlap: if more than 1 % are training images, or any group is in both.
         """
         if groups is not None and len(self.groups):
-            shared = int(np.isin(_rows(_salted(self.digests, groups)), _rows(self.groups)).sum())
+            shared = int(
+                np.isin(digest_keys(_salted(self.digests, groups)), digest_keys(self.groups)).sum()
+            )
             if shared:
                 raise CalibrationOverlap(
                     f"{shared} of the {len(self.groups)} training groups (patients or procedures) "
                     "are also among the calibration images: split by group, for example with "
                     "`neroli split`."
                 )
-        rows = _rows(digests)
-        seen = np.isin(rows, _rows(self.digests))
+        rows = digest_keys(digests)
+        seen = np.isin(rows, digest_keys(self.digests))
         if seen.sum() > MAX_OVERLAP * len(seen):
             raise CalibrationOverlap(
                 f"{seen.sum()} of {len(seen)} calibration images are also training images, more "
@@ -71,6 +73,11 @@ class TrainingImages:
         first = np.zeros_like(seen)
         first[np.unique(rows, return_index=True)[1]] = True
         return torch.from_numpy(first & ~seen)
+
+
+def digest_keys(digests: Tensor) -> np.ndarray[tuple[int], np.dtype[np.bytes_]]:
+    """Hashes, ``[N, 16]`` uint8, as one value each, ``[N]``, that NumPy compares and sorts."""
+    return digests.contiguous().numpy().view(f"S{DIGEST_BYTES}")[:, 0]
 
 
 def seeded_half(digests: Tensor, among: Tensor) -> Tensor:
@@ -114,13 +121,9 @@ def unchecked(training: str, calibration: str, groups: bool, their_groups: bool)
     return doubts
 
 
-def _rows(digests: Tensor) -> np.ndarray[tuple[int], np.dtype[np.bytes_]]:
-    return digests.contiguous().numpy().view(f"S{DIGEST_BYTES}")[:, 0]
-
-
 def _salted(salt: Tensor, groups: Tensor) -> Tensor:
     """The distinct groups, hashed once more together with a hash of the salt."""
     key = digest(as_bytes_array(salt).data)
-    distinct = np.unique(_rows(groups))
+    distinct = np.unique(digest_keys(groups))
     hashes = b"".join(digest(key, bytes(group).ljust(DIGEST_BYTES, b"\0")) for group in distinct)
     return torch.frombuffer(bytearray(hashes), dtype=torch.uint8).view(-1, DIGEST_BYTES)
