@@ -26,7 +26,7 @@ def networks() -> list[tuple[str, nn.Module, int]]:
     import_torchvision()
     import timm
 
-    from networks import DenseNet100
+    from neroli.models.cifar import DenseNet100
 
     return [
         ("ResNet-18", timm.create_model("resnet18", pretrained=False), 224),

@@ -12,17 +12,17 @@ from safetensors.torch import load_file
 
 from neroli import ActivationStore, Classifier, Preprocessing, extract
 from neroli.extraction import as_source
+from neroli.models.cifar import densenet100, resnet20
 from neroli.taps import NOTHING, Requirements
-from networks import DenseNet100, ResNet20
 
 NETWORKS = {
     "resnet20": (
-        ResNet20,
+        resnet20,
         "cifar10_resnet20",
         Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), resize=(32, 32)),
     ),
     "densenet100": (
-        DenseNet100,
+        densenet100,
         "cifar10_densenet100",
         Preprocessing((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010), resize=(32, 32)),
     ),

@@ -16,9 +16,10 @@ from neroli.detectors.base import learned
 from neroli.errors import ArtefactError, HeadNotFound, InvalidInput
 from neroli.fitting import Learning, fit
 from neroli.models import import_torchvision
+from neroli.models.cifar import ResNet20
 from neroli.statistics import Mean
 from neroli.taps import Requirements, Site, Tap, pooled
-from networks import ResNet20, colour_loader, tiny_network, trained_colour_network
+from networks import colour_loader, tiny_network, trained_colour_network
 
 DRAW = torch.Generator().manual_seed(3)
 PICTURES = torch.randn(5, 3, 32, 32, generator=DRAW)

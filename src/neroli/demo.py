@@ -1,7 +1,7 @@
 """The main job on embedded data: a small digit classifier meets images of kinds it never saw.
 
-Handwritten digits from scikit-learn: the classifier learns 0 to 6. Digits 7, 8 and 9 are near OOD;
-corrupted digits and patches of photographs are far OOD.
+Handwritten digits from scikit-learn (the data set "digits"): the classifier learns 0 to 6. Digits
+7, 8 and 9 are near OOD; corrupted digits and patches of photographs are far OOD.
 """
 
 from __future__ import annotations
@@ -9,23 +9,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from neroli import metrics
 from neroli.calibration import Calibration, Promise
 from neroli.classifier import Classifier
+from neroli.data import named
+from neroli.data.named.digits import KNOWN
+from neroli.data.pictures import Pictures
 from neroli.data.preprocessing import Preprocessing
+from neroli.data.sources import ImageBatch
 from neroli.detectors import MSP, NERO, Detector, Energy, Entropy, LINe, MaxLogit
 from neroli.fitting import fit
 from neroli.guard import Guard
 
-KNOWN_DIGITS = 7
 _PREPROCESSING = Preprocessing(mean=(0.3,), std=(0.38,), resize=(8, 8))
 
 
@@ -77,34 +78,24 @@ def digit_network() -> nn.Module:
         nn.ReLU(),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
-        nn.Linear(64, KNOWN_DIGITS),
+        nn.Linear(64, KNOWN),
     )
 
 
-def load_data(seed: int = 0) -> DemoData:
-    """Digits 0-6 split into training (half), calibration and test; the OOD sets around them."""
-    from sklearn.datasets import load_digits, load_sample_images
+def load_data() -> DemoData:
+    """The data set "digits" as the network takes it."""
+    data = named.load("digits")
 
-    draw = np.random.default_rng(seed)
-    digits = load_digits()
-    pictures = (digits.images * 255 / 16).astype(np.uint8)
-    known = draw.permutation(np.flatnonzero(digits.target < KNOWN_DIGITS))
-    half, quarter = len(known) // 2, len(known) // 4
+    def part(name: str) -> TensorDataset:
+        batch = _batch(data.id_sets[name])
+        assert batch.labels is not None
+        return TensorDataset(batch.images, batch.labels)
 
-    def part(rows: np.ndarray[Any, Any]) -> TensorDataset:
-        return TensorDataset(_tensor(pictures[rows]), torch.from_numpy(digits.target[rows]))
-
-    test = known[half + quarter :]
-    photographs = np.concatenate([_patches(image) for image in load_sample_images().images])
     return DemoData(
-        train=part(known[:half]),
-        calibration=part(known[half : half + quarter]),
-        test=part(test),
-        ood={
-            "digits 7-9": _tensor(pictures[digits.target >= KNOWN_DIGITS]),
-            "corrupted": _tensor(_corrupted(pictures[test], draw)),
-            "photographs": _tensor(draw.permutation(photographs)[:300]),
-        },
+        train=part("train"),
+        calibration=part("calibration"),
+        test=part("test"),
+        ood={ood.name: _batch(ood.images).images for ood in data.ood_sets},
     )
 
 
@@ -137,7 +128,7 @@ def run(
     classifier = Classifier(
         train_network(data),
         preprocessing=_PREPROCESSING,
-        class_names=[str(digit) for digit in range(KNOWN_DIGITS)],
+        class_names=[str(digit) for digit in range(KNOWN)],
     )
     say("Fitting six detectors, calibrating and scoring ...")
     training, held_out, test = (
@@ -153,7 +144,7 @@ def run(
         calibration = Calibration(
             detector.score(held_out),
             held_out.predictions,
-            KNOWN_DIGITS,
+            KNOWN,
             Promise(false_alarm_rate),
         )
         scores = detector.score(test)
@@ -191,26 +182,9 @@ def run(
     )
 
 
-def _tensor(pictures: np.ndarray[Any, Any]) -> Tensor:
-    return torch.stack([_PREPROCESSING(Image.fromarray(picture)) for picture in pictures])
-
-
-def _patches(photograph: np.ndarray[Any, Any], side: int = 40) -> np.ndarray[Any, Any]:
-    """Square grey patches ``[N, side, side]`` that tile a photograph ``[H, W, 3]``."""
-    grey = np.asarray(Image.fromarray(photograph).convert("L"))
-    rows, columns = grey.shape[0] // side, grey.shape[1] // side
-    tiles = grey[: rows * side, : columns * side].reshape(rows, side, columns, side)
-    return tiles.swapaxes(1, 2).reshape(-1, side, side)
-
-
-def _corrupted(pictures: np.ndarray[Any, Any], draw: np.random.Generator) -> np.ndarray[Any, Any]:
-    """Each picture negated, drowned in noise, or with its pixels shuffled, in turn."""
-    corrupted = pictures.copy()
-    corrupted[::3] = 255 - pictures[::3]
-    noise = draw.normal(0, 90, pictures[1::3].shape)
-    corrupted[1::3] = np.clip(pictures[1::3] + noise, 0, 255)
-    corrupted[2::3] = draw.permuted(pictures[2::3].reshape(-1, 64), axis=1).reshape(-1, 8, 8)
-    return corrupted
+def _batch(images: Pictures) -> ImageBatch:
+    (batch,) = images.batches(_PREPROCESSING, len(images))
+    return batch
 
 
 def _share(flags: Tensor) -> float:

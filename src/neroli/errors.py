@@ -22,6 +22,10 @@ class InvalidInput(NeroliError, ValueError):
     """An argument, tensor or image has the wrong shape, type or content."""
 
 
+class MissingData(InvalidInput):
+    """Images or weights that a benchmark runs on are not where they should be."""
+
+
 class UnreadableImage(InvalidInput):
     """A file or array cannot be turned into an image; batch runs record it and go on."""
 

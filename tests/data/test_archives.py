@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.io import savemat
 
 from conftest import COLOUR_PREPROCESSING, write_pictures
 from neroli.data.arrays import ArrayFile
@@ -104,6 +105,45 @@ def test_array_files_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
             ArrayFile(tmp_path / name)
     with pytest.raises(NotEnoughImages):
         ArrayFile(tmp_path / "empty.npy")
+
+
+def test_svhn_is_read_as_matlab_keeps_it(tmp_path: Path) -> None:
+    pictures, _ = colour_images(5)
+    by_column = np.stack(list(pictures), axis=3)  # [H, W, 3, N]
+    savemat(
+        tmp_path / "test_32x32.mat", {"X": by_column, "y": np.array([[1], [10], [3], [9], [10]])}
+    )
+    source = open_images(tmp_path / "test_32x32.mat")
+    assert isinstance(source, ArrayFile)
+    assert source.labels == [1, 0, 3, 9, 0]  # the digit 0 is class 10 in the file
+    (batch,) = source.batches(COLOUR_PREPROCESSING, 5)
+    assert torch.equal(batch.images, as_images(pictures, COLOUR_PREPROCESSING))
+
+
+def test_matlab_files_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
+    pictures = np.stack(list(colour_images(40)[0]), axis=3)
+    savemat(tmp_path / "whole.mat", {"X": pictures}, do_compression=True)
+    content = (tmp_path / "whole.mat").read_bytes()
+    (tmp_path / "cut.mat").write_bytes(content[: len(content) // 2])
+    damaged = bytearray(content)
+    damaged[len(content) // 2 : len(content) // 2 + 50] = bytes(50)
+    (tmp_path / "damaged.mat").write_bytes(damaged)
+    (tmp_path / "junk.mat").write_bytes(b"junk")
+    (tmp_path / "hdf5.mat").write_bytes(b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(600))
+    savemat(tmp_path / "other.mat", {"images": pictures})
+    savemat(tmp_path / "float.mat", {"X": pictures / 255})
+    savemat(tmp_path / "labels.mat", {"X": pictures, "y": np.arange(3)})
+    for name, message in {
+        "cut.mat": "Cannot read the arrays",
+        "damaged.mat": "Cannot read the arrays",
+        "junk.mat": "Cannot read the arrays",
+        "hdf5.mat": "version 7.3 is not read",
+        "other.mat": r"'X' must be uint8 \[H, W, 3, N\], got nothing",
+        "float.mat": r"'X' must be uint8 \[H, W, 3, N\], got double \[8, 8, 3, 40\]",
+        "labels.mat": "3 labels for 40 images",
+    }.items():
+        with pytest.raises(InvalidInput, match=message):
+            ArrayFile(tmp_path / name)
 
 
 def test_a_webdataset_has_its_labels_in_cls_files(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from neroli.detectors import (
 )
 from neroli.detectors.rank_feat import without_first_rank
 from neroli.errors import InvalidInput
-from networks import ResNet20, untrained_resnet20
+from neroli.models.cifar import ResNet20
+from networks import untrained_resnet20
 
 DRAW = torch.Generator().manual_seed(5)
 IMAGES = torch.randn(6, 3, 32, 32, generator=DRAW)

@@ -12,7 +12,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from neroli import Activations, Classifier
 from neroli.errors import InvalidInput
 from neroli.explain import Heatmap, of_neurons, of_prediction, propagate
-from networks import ResNet20, tiny_network, trained_colour_network, untrained_resnet20
+from neroli.models.cifar import ResNet20
+from networks import tiny_network, trained_colour_network, untrained_resnet20
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

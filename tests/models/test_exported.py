@@ -15,7 +15,8 @@ from neroli import Classifier, Guard
 from neroli.detectors import NERO
 from neroli.errors import ModelError
 from neroli.models import load_classifier, load_model, load_saved_model, model_source
-from networks import ResNet20, colour_loader, tiny_network, trained_colour_network
+from neroli.models.cifar import ResNet20
+from networks import colour_loader, tiny_network, trained_colour_network
 
 IMAGES = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 

@@ -115,7 +115,7 @@ def test_the_command_line_gives_the_numbers_of_the_python_api_on_png_folders(
     new = write_pngs(shared, "cifar100", 200, tmp_path / "new", by_class=False)
     preprocessing = NETWORKS["resnet20"][2]
     options = {
-        "--model": "networks:ResNet20",
+        "--model": "neroli.models.cifar:resnet20",
         "--weights": str(weights),
         "--mean": ",".join(map(str, preprocessing.mean)),
         "--std": ",".join(map(str, preprocessing.std)),

@@ -1,7 +1,8 @@
-"""Arrays of images on disk: ``.npy`` and ``.npz`` files."""
+"""Arrays of images on disk: ``.npy`` and ``.npz`` files, and SVHN's ``.mat``."""
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,8 +50,10 @@ class ArrayFile(Pictures):
     """The images of an array file, named by their position.
 
     Args:
-        path: a ``.npy`` file, which is mapped into memory, or an ``.npz`` file, which is read into
-            it, with ``images`` and perhaps ``labels`` (class indices or names) and ``groups``.
+        path: a ``.npy`` file, which is mapped into memory; an ``.npz`` file, which is read into it,
+            with ``images`` and perhaps ``labels`` (class indices or names) and ``groups``; or a
+            ``.mat`` file of SVHN, which has ``X [H, W, 3, N]`` and perhaps ``y``, where 10 is the
+            digit 0.
         workers: threads that prepare images ahead of the network.
 
     Raises:
@@ -83,8 +86,9 @@ class ArrayFile(Pictures):
 
 MAX_LABEL = 2**31
 MAX_BYTES = 2**36
-"""An .npz is read into memory, so one that unpacks to more is refused."""
+"""An .npz or .mat is read into memory, so one that unpacks to more is refused."""
 _CHANNELS = ((), (1,), (3,))
+_VERSION_7_3 = b"MATLAB 7.3 MAT-file"
 
 
 def picture_digest(picture: Image.Image) -> bytes:
@@ -96,10 +100,11 @@ def _read(path: Path) -> Mapping[str, Array]:
     try:
         if path.suffix.lower() == ".npy":
             return {"images": np.lib.format.open_memmap(path, mode="r")}
+        if path.suffix.lower() == ".mat":
+            return _read_svhn(path)
         with zipfile.ZipFile(path) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
-            if size > MAX_BYTES:
-                raise ValueError(f"it unpacks to {size:,} bytes: save the images as a .npy file")
+            _check_size(size)
         with np.load(path, allow_pickle=False) as file:
             wanted = [name for name in ("images", "labels", "groups") if name in file]
             if "images" not in wanted:
@@ -108,8 +113,36 @@ def _read(path: Path) -> Mapping[str, Array]:
     except Exception as error:  # NumPy raises whatever it likes on damaged files
         raise InvalidInput(
             f"Cannot read the arrays of {str(path)!r} ({error or type(error).__name__}): give a "
-            ".npy file, or an .npz with uint8 'images'."
+            ".npy file, an .npz with uint8 'images', or SVHN's .mat."
         ) from None
+
+
+def _read_svhn(path: Path) -> Mapping[str, Array]:
+    """The images and labels of a MATLAB file in the layout of SVHN's cropped digits.
+
+    Raises:
+        ValueError: if it has no such arrays. SciPy raises others on damaged files.
+    """
+    from scipy import io
+
+    with path.open("rb") as file:
+        if file.read(len(_VERSION_7_3)) == _VERSION_7_3:
+            raise ValueError("MATLAB's version 7.3 is not read: save it as version 5")
+    shapes = {name: (shape, kind) for name, shape, kind in io.whosmat(path)}
+    shape, kind = shapes.get("X", ((), "nothing"))
+    if len(shape) != 4 or kind != "uint8":
+        raise ValueError(f"'X' must be uint8 [H, W, 3, N], got {kind} {list(shape)}")
+    _check_size(math.prod(shape))
+    arrays = io.loadmat(path, variable_names=("X", "y"))
+    found = {"images": arrays["X"].transpose(3, 0, 1, 2)}
+    if "y" in arrays:
+        found["labels"] = arrays["y"].ravel() % 10
+    return found
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_BYTES:
+        raise ValueError(f"it unpacks to {size:,} bytes: save the images as a .npy file")
 
 
 def _column(path: Path, arrays: Mapping[str, Array], name: str, *, as_text: bool = False) -> Any:

@@ -15,7 +15,7 @@ from neroli.data.tars import ImageTar
 from neroli.data.video import Video
 from neroli.errors import InvalidInput
 
-ARRAYS = frozenset({".npy", ".npz"})
+ARRAYS = frozenset({".mat", ".npy", ".npz"})
 TARS = frozenset({".tar"})
 VIDEOS = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"})
 
@@ -25,7 +25,7 @@ def open_images(path: Path | str, *, columns: Columns | None = None, every: int 
 
     Args:
         path: a folder of images or of DICOM files, a CSV or Parquet table, a ``.npy`` or ``.npz``
-            file, a tar, a video, a DICOM file, or a single image file.
+            file or SVHN's ``.mat``, a tar, a video, a DICOM file, or a single image file.
         columns: of a table.
         every: of a video: only every n-th frame is taken.
 

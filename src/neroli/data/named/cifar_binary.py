@@ -2,46 +2,18 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from neroli.data.arrays import ArrayReader
 from neroli.data.folders import stamp
+from neroli.data.joining import JoinedReader
 from neroli.data.pictures import Pictures
-from neroli.data.sources import Content
 from neroli.errors import InvalidInput, NotEnoughImages
 
 PIXELS = 3 * 32 * 32
-
-
-class JoinedArrays:
-    """Reads several arrays of images as one."""
-
-    content: Content = "picture"
-
-    def __init__(self, parts: Sequence[ArrayReader]) -> None:
-        self._parts = parts
-        self._starts = list(accumulate((len(part) for part in parts), initial=0))
-
-    def __len__(self) -> int:
-        return self._starts[-1]
-
-    def stamp(self, position: int) -> str:
-        part, row = self._place(position)
-        return part.stamp(row)
-
-    def read(self, position: int) -> tuple[bytes, Image.Image]:
-        part, row = self._place(position)
-        return part.read(row)
-
-    def _place(self, position: int) -> tuple[ArrayReader, int]:
-        number = bisect_right(self._starts, position) - 1
-        return self._parts[number], position - self._starts[number]
 
 
 def binary_pictures(paths: Sequence[Path], label_bytes: int, num_classes: int) -> Pictures:
@@ -81,4 +53,4 @@ def binary_pictures(paths: Sequence[Path], label_bytes: int, num_classes: int) -
         readers.append(ArrayReader(images, stamp(path)))
         names += [f"{path.name}/{row}" for row in range(len(images))]
         labels += stated
-    return Pictures(JoinedArrays(readers), names, labels)
+    return Pictures(JoinedReader(readers), names, labels)

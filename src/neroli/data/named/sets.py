@@ -55,9 +55,11 @@ class Benchmark:
         about: a few sentences: what it is, the layout expected, the sets, how many images.
         load: makes the data from the folder, and from the choices as keyword arguments.
         choices: the keyword arguments that ``load`` takes.
+        embedded: it comes with what neroli is installed with, so that its folder is not needed.
     """
 
     name: str
     about: str
     load: Callable[..., NamedData]
     choices: tuple[str, ...] = ()
+    embedded: bool = False
