@@ -128,6 +128,11 @@ def test_names_are_text(guard: Guard, tmp_path: Path) -> None:
     assert EVIL not in (tmp_path / "r.html").read_text()
 
 
+def test_a_name_cannot_turn_the_direction_of_writing(guard: Guard, tmp_path: Path) -> None:
+    found = page(guard, tmp_path / "r.html", [given.explanation(name="scan\u202egnp.exe \u05d0")])
+    assert "scan\\u202egnp.exe \u05d0" in found.text and "\u202e" not in found.text
+
+
 def test_unreadable_images_and_those_left_out_are_said(guard: Guard, tmp_path: Path) -> None:
     failures: list[Failure] = []
 
