@@ -139,14 +139,15 @@ class _Card:
     p_value: float
     summary: str
     pictures: list[tuple[str, str]]
+    tiny: bool
 
     @classmethod
     def of(cls, explanation: Explanation) -> _Card:
         picture = explanation.picture
-        name = plain(explanation.name)
+        name, tiny = plain(explanation.name), max(picture.shape[:2]) <= _TINY
 
         def address(pixels: np.ndarray[Any, Any]) -> str:
-            return picture_address(pixels, _SIDE, exact=max(pixels.shape[:2]) <= _TINY)
+            return picture_address(pixels, _SIDE, exact=tiny)
 
         return cls(
             name=name,
@@ -166,6 +167,7 @@ class _Card:
                     address(shown(explanation.deviation, picture)),
                 ),
             ],
+            tiny=tiny,
         )
 
 

@@ -102,18 +102,20 @@ def problems(results: Results) -> list[str]:
 def _beside(best: Row, others: Sequence[Row]) -> list[str]:
     if not others:
         return ["It is the only one that was run: there is nothing to compare it with."]
-    alike = [row for row in others if row.as_good_as_best]
-    among = "the other one" if len(others) == 1 else f"the other {len(others)}"
+    as_good = [row for row in others if row.as_good_as_best]
+    alike = [row.label for row in as_good]
+    by = "by the paired 95% interval of the difference"
     if not alike:
-        apart = "is told apart from" if len(others) == 1 else "is told apart from each of"
-        return [f"It {apart} {among} by the paired 95% interval of the difference."]
-    verb = "is" if len(alike) == 1 else "are"
-    cheapest = min([best, *alike], key=lambda row: row.cost.score_seconds)
-    said = (
-        f"Of {among}, {len(alike)} {verb} not told apart from it by the paired 95% interval of the "
-        f"difference: {listed([row.label for row in alike])}."
-    )
-    return [said, f"Of all these, {cheapest.label} takes the least time to score."]
+        among = "the other one" if len(others) == 1 else f"each of the other {len(others)}"
+        return [f"It is told apart from {among} {by}."]
+    if len(others) == 1:
+        return [f"The other one, {alike[0]}, is not told apart from it {by}."]
+    some = "one is" if len(alike) == 1 else f"{len(alike)} are"
+    cheapest = min([best, *as_good], key=lambda row: row.cost.score_seconds)
+    return [
+        f"Of the other {len(others)}, {some} not told apart from it {by}: {listed(alike)}.",
+        f"Of all these, {cheapest.label} takes the least time to score.",
+    ]
 
 
 def _let_through(best: Row) -> list[str]:
