@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -17,36 +16,9 @@ from neroli.errors import ArtefactError, InvalidInput
 from neroli.explain import Explanation, explain, write_report
 from neroli.explain.examples import Examples
 from networks import colour_tensors
+from pages import Checked, assert_can_be_heard, assert_holds_all
 
-VOID = {"meta", "img", "br", "link", "hr", "input"}
 EVIL = '<script>alert("1")</script>'
-
-
-class Checked(HTMLParser):
-    """Refuses tags that do not match, and notes all there are."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self._open: list[str] = []
-        self.feed(page)
-        self.close()
-        assert self._open == []
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attributes)))
-        if tag not in VOID:
-            self._open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.tags if name == tag]
 
 
 def page(guard: Guard, path: Path, explanations: list[Explanation], **more: Any) -> Checked:
@@ -76,30 +48,13 @@ def test_a_page_holds_all_it_shows_and_runs_nothing(
     guard: Guard, tmp_path: Path, case: str
 ) -> None:
     found = page(guard, tmp_path / "r.html", [given.explanation(**CASES[case])] * 2)
-    names = {name for name, _ in found.tags}
-    assert not names & {"script", "link", "iframe", "object", "embed", "base", "form"}
-    for name, attributes in found.tags:
-        for key, value in attributes.items():
-            assert not key.startswith("on")
-            if key == "src":
-                assert name == "img" and str(value).startswith("data:image/png;base64,")
-            if key == "href":
-                assert str(value).startswith("#")
-    source = (tmp_path / "r.html").read_text()
-    assert "http://" not in source and "https://" not in source and "url(" not in source
-    assert "\x00" not in source and "\x1b" not in source
+    assert_holds_all(found)
 
 
 def test_it_can_be_heard_and_found_through(guard: Guard, tmp_path: Path) -> None:
     examples = [given.explanation(examples=WITH_PICTURES), given.explanation()]
     found = page(guard, tmp_path / "r.html", examples)
-    assert found.all("html")[0]["lang"] == "en"
-    assert all(image["alt"] for image in found.all("img"))
-    assert all(svg["role"] == "img" and svg["aria-label"] for svg in found.all("svg"))
-    assert all("scope" in heading for heading in found.all("th"))
-    ids = [attributes["id"] for _, attributes in found.tags if "id" in attributes]
-    assert len(set(ids)) == len(ids)
-    assert {str(link["href"])[1:] for link in found.all("a")} <= set(ids)
+    assert_can_be_heard(found)
 
 
 def test_it_says_what_the_explanation_says(guard: Guard, tmp_path: Path) -> None:
@@ -126,6 +81,11 @@ def test_names_are_text(guard: Guard, tmp_path: Path) -> None:
     )
     assert found.text.count(EVIL) >= 8  # as people see it
     assert EVIL not in (tmp_path / "r.html").read_text()
+
+
+def test_a_name_cannot_turn_the_direction_of_writing(guard: Guard, tmp_path: Path) -> None:
+    found = page(guard, tmp_path / "r.html", [given.explanation(name="scan\u202egnp.exe \u05d0")])
+    assert "scan\\u202egnp.exe \u05d0" in found.text and "\u202e" not in found.text
 
 
 def test_unreadable_images_and_those_left_out_are_said(guard: Guard, tmp_path: Path) -> None:

@@ -63,7 +63,8 @@ def explain(
     with reported(as_json):
         from neroli.artefact import read_manifest
         from neroli.explain.choice import Choice
-        from neroli.explain.report import checked_path, write_report
+        from neroli.explain.page import checked_path
+        from neroli.explain.report import write_report
         from neroli.guard import Guard
         from neroli.models import load_saved_model, to
 

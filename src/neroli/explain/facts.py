@@ -23,6 +23,8 @@ _LARGE = 100
 """Pixels of the longer side from which on maps are blurred."""
 _BLUR = 0.01
 """Standard deviation, of the longer side."""
+_TURNS = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
+"""Classes of characters that set the direction of what follows them."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +100,15 @@ def deviation_caption(explanation: Explanation) -> str:
 
 
 def plain(name: str) -> str:
-    """A name as text that can be shown: bytes that are none and control characters as escapes."""
+    """A name as text that can be shown: bytes that are none and control characters as escapes.
+
+    So are characters that turn the direction of writing, which make a name look like another.
+    """
     text = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
     return "".join(
-        c.encode("unicode_escape").decode() if unicodedata.category(c) in ("Cc", "Cs") else c
+        c.encode("unicode_escape").decode()
+        if unicodedata.category(c) in ("Cc", "Cs") or unicodedata.bidirectional(c) in _TURNS
+        else c
         for c in text
     )
 

@@ -5,21 +5,14 @@ Names of images and classes are other people's text; the templates escape everyt
 
 from __future__ import annotations
 
-import base64
-import io
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
-import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from PIL import Image
 
-from neroli.errors import ArtefactError, InvalidInput
 from neroli.explain import wording
 from neroli.explain.facts import (
     KEEP_EXAMPLES,
@@ -31,18 +24,13 @@ from neroli.explain.facts import (
     plain,
     shown,
 )
+from neroli.explain.page import SMALL, checked_path, picture_address, templates
 from neroli.files import atomic_path
 
 if TYPE_CHECKING:
     from neroli.artefact import Manifest
     from neroli.data.sources import Failure
     from neroli.explain.explanation import Explanation
-
-SUFFIXES = (".html", ".htm")
-_LARGEST = 512
-"""Pixels of the longer side of a picture in the page; larger ones are made smaller."""
-_SMALL = 200
-"""Pictures with a longer side below this are enlarged, their pixels left square."""
 
 
 def write_report(
@@ -76,7 +64,7 @@ def write_report(
                        VerdictBadge.of(explanation), explanation.score, explanation.p_value)
             )  # fmt: skip
         kept.seek(0)
-        page = _templates().get_template("report.html")
+        page = templates().get_template("report.html")
         with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
             for part in page.generate(
                 entries=entries,
@@ -86,20 +74,6 @@ def write_report(
                 guard=_facts_of(manifest),
             ):
                 file.write(part)
-
-
-def checked_path(path: Path | str) -> Path:
-    """The path, if a page may be written there.
-
-    Raises:
-        InvalidInput, ArtefactError: if it may not.
-    """
-    path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise InvalidInput(f"A report is written to an .html file, got {str(path)!r}.")
-    if path.is_dir():
-        raise ArtefactError(f"{str(path)!r} is a folder: name a file to write the report to.")
-    return path
 
 
 def article(explanation: Explanation, number: int = 1) -> str:
@@ -113,7 +87,7 @@ def article(explanation: Explanation, number: int = 1) -> str:
     rows = neuron_rows(explanation)
     shares = found.shares
     facts = found.to_dict(0, explanation.top)
-    return _templates().get_template("explanation.html").render(
+    return templates().get_template("explanation.html").render(
         number=number,
         name=plain(explanation.name),
         predicted=plain(explanation.predicted_name),
@@ -125,19 +99,19 @@ def article(explanation: Explanation, number: int = 1) -> str:
         summary=plain(explanation.summary),
         probability=wording.probability(explanation.probability),
         pictures=(
-            ("What the network was given", _png(picture), ()),
+            ("What the network was given", picture_address(picture), ()),
             (
                 heatmap_caption(explanation),
-                _png(shown(explanation.heatmap, picture)),
+                picture_address(shown(explanation.heatmap, picture)),
                 ("against", "for"),
             ),
             (
                 deviation_caption(explanation),
-                _png(shown(explanation.deviation, picture)),
+                picture_address(shown(explanation.deviation, picture)),
                 ("less than usual", "more than usual"),
             ),
         ),
-        enlarged=max(picture.shape[:2]) < _SMALL,
+        enlarged=max(picture.shape[:2]) < SMALL,
         rows=list(zip(rows, _bars(rows), strict=True)),
         bias=facts["bias"],
         rest=facts["rest"],
@@ -219,7 +193,7 @@ def _bars(rows: list[NeuronRow]) -> list[_Bars]:
 def _examples(explanation: Explanation) -> list[tuple[str, list[_Example]]]:
     examples = explanation.examples
     pictures = {
-        name: _png(picture)
+        name: picture_address(picture)
         for name, picture in examples.thumbnails.items()
         if any(name == near for near, _ in examples.nearest)
         or any(name in ids for ids in examples.of_neurons.values())
@@ -266,25 +240,3 @@ def _facts_of(manifest: Manifest) -> dict[str, str]:
         "Guard made": f"{manifest.created} by neroli {manifest.neroli_version}",
         "Weights hash": classifier.weights_hash,
     }
-
-
-def _png(pixels: np.ndarray[Any, Any]) -> str:
-    """A picture ``[h, w, 3]`` uint8 as the address of an image that holds it."""
-    image = Image.fromarray(np.ascontiguousarray(pixels))
-    image.thumbnail((_LARGEST, _LARGEST))
-    content = io.BytesIO()
-    image.save(content, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
-
-
-@cache
-def _templates() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("neroli.explain"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percentage"] = wording.percentage
-    return environment
