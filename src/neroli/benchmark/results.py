@@ -172,11 +172,18 @@ class Trial(_Record):
 
 
 class Tuning(_Record):
-    """The search of one detector: all trials, the published default first, and the choice."""
+    """The search of one detector: all trials, the published default first, and the choice.
+
+    Attributes:
+        trials: that succeeded; none if the default failed, as there is nothing to compare with.
+        chosen: settings of the trial chosen; empty for the default.
+        failures: the trials that failed.
+    """
 
     detector: str
     trials: list[Trial]
     chosen: dict[str, Any]
+    failures: list[Failed] = []
 
 
 class Published(_Record):
