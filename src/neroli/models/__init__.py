@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,8 +20,9 @@ from neroli.errors import ModelError, NeroliWarning
 from neroli.exported import load_program
 from neroli.models import hf, own, timm, torchvision
 from neroli.models.loaded import LoadedModel
+from neroli.models.statement import read_statement
 from neroli.models.torchvision import import_torchvision
-from neroli.models.weights import load_weights, read_weights
+from neroli.models.weights import load_weights, of_other_classes, read_weights
 
 __all__ = [
     "LoadedModel",
@@ -65,8 +67,10 @@ def load_classifier(
     )
 
 
-def load_model(spec: str, weights: Path | str | None = None) -> LoadedModel:
-    """A model by name, with weights from a file, and what it says of itself.
+def load_model(
+    spec: str, weights: Path | str | None = None, *, num_classes: int | None = None
+) -> LoadedModel:
+    """A model by name, with weights from a file, and what it or they say of it.
 
     Args:
         spec: ``timm:NAME``; ``torchvision:NAME`` or ``torchvision:NAME.WEIGHTS``, the published
@@ -76,6 +80,10 @@ def load_model(spec: str, weights: Path | str | None = None) -> LoadedModel:
             imported from the environment or the current folder.
         weights: a ``.safetensors`` file, or a ``.pt``/``.pth`` file read with ``weights_only``. Its
             keys must be the model's. A transformers folder and an exported program have their own.
+            What a file that ``neroli.training.train`` wrote states of itself goes before what the
+            model does.
+        num_classes: of a model that is to be trained: networks of timm and torchvision are made for
+            so many, and where the weights are of others, the head stays untrained.
 
     Raises:
         ModelError: if the model or the weights cannot be loaded, with the reason.
@@ -92,8 +100,9 @@ def load_model(spec: str, weights: Path | str | None = None) -> LoadedModel:
         return LoadedModel(load_program(name))
     state = None if weights is None else read_weights(weights)
     if kind in ("timm", "torchvision"):
-        loaded = timm.load(name, state) if kind == "timm" else torchvision.load(name, state)
-        if state is None:
+        load = timm.load if kind == "timm" else torchvision.load
+        loaded = load(name, state, num_classes)
+        if state is None and num_classes is None:
             warnings.warn(
                 f"{spec} was given no weights and is untrained: say where they are (--weights).",
                 NeroliWarning,
@@ -103,8 +112,16 @@ def load_model(spec: str, weights: Path | str | None = None) -> LoadedModel:
         loaded = hf.load(name, state)
     else:
         loaded = own.load(kind, name)
-    if state is not None and weights is not None:
-        load_weights(loaded.module, state, weights)
+    if state is None or weights is None:
+        return loaded
+    new = () if num_classes is None else of_other_classes(state, loaded.module, num_classes)
+    untrained = {name: loaded.module.state_dict()[name] for name in new}
+    load_weights(loaded.module, {**state, **untrained}, weights)
+    loaded = replace(loaded, new_layers=tuple(new))
+    if (stated := read_statement(weights)) is not None:
+        loaded = replace(
+            loaded, preprocessing=stated.preprocessing, class_names=list(stated.class_names)
+        )
     return loaded
 
 

@@ -25,11 +25,13 @@ class LoadedModel:
         module: the network.
         preprocessing: how pictures become its input, if it says so.
         class_names: names of its C classes, if it says so.
+        new_layers: tensors of its head that are untrained, since the weights are of other classes.
     """
 
     module: nn.Module
     preprocessing: Preprocessing | None = None
     class_names: list[str] | None = None
+    new_layers: tuple[str, ...] = ()
 
 
 def extra(name: str, module: str, wanted: str) -> ModuleType:

@@ -14,8 +14,15 @@ from neroli.models.torchvision import import_torchvision
 from neroli.models.weights import classes_in
 
 
-def load(name: str, state: Mapping[str, Tensor] | None) -> LoadedModel:
+def load(
+    name: str, state: Mapping[str, Tensor] | None, num_classes: int | None = None
+) -> LoadedModel:
     """The network ``NAME`` or ``NAME.TAG`` of timm, for as many classes as in ``state``.
+
+    Args:
+        name: of the network.
+        state: its weights, if there are any.
+        num_classes: instead of those in ``state``.
 
     Raises:
         ModelError: if timm is missing, has no such network, or cannot make it.
@@ -27,7 +34,9 @@ def load(name: str, state: Mapping[str, Tensor] | None) -> LoadedModel:
         raise ModelError(f"timm has no model {name!r}{nearest(name, known)}")
     try:
         model: nn.Module = timm.create_model(name, pretrained=False)
-        classes = None if state is None else _classes(model, state)
+        classes = num_classes
+        if classes is None and state is not None:
+            classes = _classes(model, state)
         if classes is not None:
             model = timm.create_model(name, pretrained=False, num_classes=classes)
     except RuntimeError as error:

@@ -48,11 +48,18 @@ def lacks_operators(error: RuntimeError) -> bool:
     return _MISSING_OPERATOR in str(error)
 
 
-def load(name: str, state: Mapping[str, Tensor] | None) -> LoadedModel:
+def load(
+    name: str, state: Mapping[str, Tensor] | None, num_classes: int | None = None
+) -> LoadedModel:
     """The network ``NAME`` or ``NAME.WEIGHTS`` of torchvision, for as many classes as in ``state``.
 
     The preprocessing is that of the named weights (``resnet50.IMAGENET1K_V1``), else of the default
     ones for this network; nothing of them is downloaded.
+
+    Args:
+        name: of the network.
+        state: its weights, if there are any.
+        num_classes: instead of those in ``state``.
 
     Raises:
         ModelError: if torchvision is missing, or has no such network or weights.
@@ -76,7 +83,9 @@ def load(name: str, state: Mapping[str, Tensor] | None) -> LoadedModel:
             f"torchvision's {network} may transform its input, which weights files do not record: "
             "write a function that makes yours, and name it package.module:function."
         )
-    classes = None if state is None else classes_in(state, outline)
+    classes = num_classes
+    if classes is None and state is not None:
+        classes = classes_in(state, outline)
     size = {} if classes is None else {"num_classes": classes}
     if classes is not None and classes > MAX_CLASSES:
         raise ModelError(f"The weights are of {classes:,} classes, more than any classifier has.")

@@ -92,6 +92,27 @@ def classes_in(state: Mapping[str, Tensor], model: nn.Module) -> int | None:
     return None
 
 
+def of_other_classes(state: Mapping[str, Tensor], model: nn.Module, num_classes: int) -> list[str]:
+    """The tensors of a model's head for which weights of another number of classes have no values.
+
+    They differ in their rows alone, of which the model has one a class.
+
+    Args:
+        state: the weights.
+        model: the same network, for ``num_classes`` classes.
+        num_classes: C.
+    """
+    return [
+        name
+        for name, own in model.state_dict().items()
+        if name in state
+        and own.ndim > 0
+        and len(own) == num_classes
+        and own.shape != state[name].shape
+        and own.shape[1:] == state[name].shape[1:]
+    ]
+
+
 def _unwrapped(state: Mapping[Any, Tensor]) -> dict[str, Tensor]:
     """Without the prefix that every name has if the model was saved inside a DataParallel."""
     parallel = all(str(name).startswith("module.") for name in state)
