@@ -1,4 +1,4 @@
-"""What a benchmark costs: `neroli bench`, a bare forward loop, and a library that re-runs the model.
+"""What a benchmark costs beside a bare forward loop, and beside a library that re-runs the model.
 
     python benchmarks/bench_command.py [--suite cifar10-densenet] [--limit 1000] [--theirs 5]
 
@@ -74,11 +74,11 @@ def bench(suite: str, data: Path, out: Path, limit: int | None) -> None:
 
 def theirs(sets: dict[str, Pictures], classifier: Classifier, number: int) -> None:
     """Detectors of pytorch-ood, each fitted and scored by running the network itself."""
-    import peers  # noqa: F401  # imports torchvision as it needs
     from pytorch_ood.detector import KNN, EnergyBased, MaxSoftmax, ReAct, ViM
 
+    import peers  # noqa: F401  # imports torchvision as it needs
+
     model = classifier.model
-    *trunk, _ = model.children()
     linear = next(m for m in reversed(list(model.modules())) if isinstance(m, nn.Linear))
 
     def features(images: Tensor) -> Tensor:

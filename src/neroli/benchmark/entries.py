@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from neroli.benchmark.results import Failed
-from neroli.detectors import Detector, catalogue, create
+from neroli.benchmark.schema import DetectorRow
+from neroli.detectors import Detector, create
 from neroli.errors import InvalidInput
 from neroli.taps import NOTHING, Requirements
-
-Group = Literal["all", "one-pass", "head"]
-"""Every detector; those for which one plain run of the network is enough; those of the head."""
-GROUPS: tuple[Group, ...] = ("all", "one-pass", "head")
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,52 +36,28 @@ class Entry:
 
 
 def entries_of(
-    chosen: Group | Sequence[str],
-    settings: Sequence[tuple[str, str, Mapping[str, Any]]] = (),
-    layers: Sequence[str] = (),
+    rows: Sequence[DetectorRow], layers: Sequence[str] = ()
 ) -> tuple[list[Entry], list[Failed]]:
-    """The detectors that were chosen, and those of a group that cannot be made for this model.
+    """The detectors of some rows of a suite, and those that cannot be made for this model.
 
     Args:
-        chosen: a group, or names.
-        settings: further ones, each (label, name, hyper-parameters); one whose label is a name
-            takes the place of that detector.
+        rows: names, labels and settings.
         layers: of the model, for detectors of layers whose settings name none.
-
-    Raises:
-        InvalidInput: if a name or setting is unknown, or two have one label.
     """
-    entries: dict[str, Entry] = {}
-    failures = []
-    replaced = {label for label, _, _ in settings}
-    for name in catalogue.own_names() if chosen in GROUPS else chosen:
-        if name in entries:
-            raise InvalidInput(f"The detector {name!r} is named twice: give the other a label.")
-        if name in replaced:
-            continue
+    entries, failures = [], []
+    for row in rows:
         try:
-            detector = _with_layers(name, {}, layers)
+            entries.append(Entry(row.title, _with_layers(row.name, row.settings, layers)))
         except InvalidInput as error:
-            if chosen not in GROUPS:
-                raise
-            failures.append(Failed(label=name, reason=str(error)))
-            continue
-        if _is_in(detector, chosen):
-            entries[name] = Entry(name, detector)
-    for label, name, given in settings:
-        if label in entries:
-            raise InvalidInput(f"Two detectors are labelled {label!r}: give one another label.")
-        entries[label] = Entry(label, _with_layers(name, given, layers))
-    if not entries:
-        raise InvalidInput("No detector is chosen: name at least one, or 'head'.")
-    return list(entries.values()), failures
+            failures.append(Failed(label=row.title, reason=str(error)))
+    return entries, failures
 
 
-def needed(detectors: Sequence[Detector]) -> Requirements:
+def needed(entries: Sequence[Entry]) -> Requirements:
     """What several detectors need, to be fitted and to score."""
     requires = NOTHING
-    for detector in detectors:
-        requires = requires | detector.requires | detector.requires_to_fit
+    for entry in entries:
+        requires = requires | entry.detector.requires | entry.detector.requires_to_fit
     return requires
 
 
@@ -93,10 +66,3 @@ def _with_layers(name: str, settings: Mapping[str, Any], layers: Sequence[str]) 
     usual = create(name).hyperparameters().get("layers", ())
     others = bool(layers) and not set(usual) <= set(layers)
     return create(name, **{**({"layers": tuple(layers)} if others else {}), **settings})
-
-
-def _is_in(detector: Detector, chosen: Group | Sequence[str]) -> bool:
-    """Whether a detector is of a group; of a list it is."""
-    if chosen == "head":
-        return detector.requires == NOTHING
-    return chosen != "one-pass" or not detector.requires.probes

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from neroli.benchmark.images import BenchmarkImages, weights_file
-from neroli.benchmark.suite import Suite, TrainingPart
+from neroli.benchmark.images import BenchmarkImages, pretrained_file, weights_file
+from neroli.benchmark.schema import Suite
 from neroli.classifier import Classifier
 from neroli.data.pictures import Pictures
 from neroli.data.splitting import split
@@ -49,12 +49,12 @@ def classifier_of(
     if model.training is not None and weights is None:
         spec = model.training.arch
         say(f"Training {spec} ...")
-        weights = _trained(model.training, images, data, out, device, progress)
+        weights = _trained(suite, images, data, out, device, progress)
     classifier = load_classifier(
         spec,
         weights,
         head=model.head,
-        preprocessing=None if model.preprocessing is None else model.preprocessing.made(),
+        preprocessing=model.preprocessing,
         device=device,
     )
     if classifier.class_names is None:
@@ -63,23 +63,24 @@ def classifier_of(
 
 
 def _trained(
-    part: TrainingPart,
+    suite: Suite,
     images: BenchmarkImages,
     data: Path | None,
     out: Path,
     device: str,
     progress: bool | None,
 ) -> Path:
+    assert suite.model.training is not None
     training, names = _with_classes(images)
     fitted, validation = split(training, VALIDATION)
     trained = train(
-        part.arch,
+        suite.model.training.arch,
         fitted,
         validation,
         out / "model.safetensors",
-        Recipe(**part.recipe()),
+        Recipe(**suite.model.training.overrides),
         class_names=names,
-        weights=part.pretrained_file(data),
+        weights=pretrained_file(suite, data),
         device=device,
         progress=progress,
     )

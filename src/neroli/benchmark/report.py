@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from neroli.benchmark import charts, wording
 from neroli.benchmark.charts import Curves
+from neroli.benchmark.gallery import Gallery
 from neroli.benchmark.rank_chart import MOST, rank_chart
 from neroli.benchmark.results import Published, Results, Row, SetFacts, Tuning
 from neroli.explain import Explanation
@@ -30,23 +31,6 @@ _TINY = 64
 """Pictures up to this side keep their pixels; larger ones are stored as JPEG."""
 _TOGETHER = 4
 """How many OOD sets stand in one table beside each other."""
-
-
-@dataclass(frozen=True, eq=False)
-class Gallery:
-    """The most and the least OOD images of a set, to a detector.
-
-    Args:
-        set_name: of the set they are from.
-        detector: that scored and explained them.
-        most: the highest scores first.
-        least: the lowest scores first.
-    """
-
-    set_name: str
-    detector: str
-    most: list[Explanation]
-    least: list[Explanation]
 
 
 def write_bench_report(

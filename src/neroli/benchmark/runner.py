@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from neroli import __version__
@@ -15,7 +16,7 @@ from neroli.agreement import label_agreement
 from neroli.assumptions import GatherFacts
 from neroli.benchmark.charts import Curves
 from neroli.benchmark.duplicates import duplicates
-from neroli.benchmark.entries import Entry, Group, entries_of, needed
+from neroli.benchmark.entries import Entry, entries_of, needed
 from neroli.benchmark.gallery import Gallery, explaining, galleries_of
 from neroli.benchmark.images import BenchmarkImages
 from neroli.benchmark.measuring import learning_half, measure
@@ -47,7 +48,7 @@ class Options:
     """How a benchmark is run.
 
     Args:
-        detectors: instead of the suite's, a group or names.
+        detectors: instead of the suite's, a group as in a suite file, or names.
         resamples: of the bootstrap.
         promise: of the thresholds.
         tune: whether hyper-parameters are searched too, without OOD data.
@@ -59,7 +60,7 @@ class Options:
         progress: show a progress bar on standard error; None does so on a terminal.
     """
 
-    detectors: Group | tuple[str, ...] | None = None
+    detectors: str | tuple[str, ...] | None = None
     resamples: int = 1000
     promise: Promise = field(default_factory=lambda: Promise(guarantee="average"))
     tune: bool = False
@@ -136,7 +137,7 @@ def run(
                 )
             except NeroliError as error:
                 remarks.append(f"No images are explained: {error}")
-        points = [[row.sets[name].auroc.value for name in nearness] for row in rows]
+        points = np.array([[row.sets[n].auroc.value for n in nearness] for row in rows])
         results = Results(
             suite=suite.name,
             about=suite.about,
@@ -180,23 +181,21 @@ def _prepared(
     say: Say,
 ) -> tuple[list[Entry], list[Failed], Stores]:
     """The detectors that can be run, those that cannot, and the activations of all sets."""
-    settings = [(each.label or each.name, each.name, each.settings) for each in suite.detector]
-    named, failures = entries_of(suite.detectors, settings, suite.model.layers)
-    chosen = named
-    if options.detectors is not None:
-        chosen, failures = entries_of(options.detectors, (), suite.model.layers)
+    chosen = suite if options.detectors is None else suite.with_detectors(options.detectors)
+    entries, failures = entries_of(chosen.rows(), suite.model.layers)
     sets = _pictures(images, classifier, options)
-    entries, lacking = runnable(chosen, classifier, sets["train"])
-    # of a few detectors too, what the suite's others need is kept, for the next run
-    others = [entry for entry in named if not entry.detector.requires.probes]
-    others, _ = runnable(others, classifier, sets["train"]) if chosen is not named else ([], [])
+    entries, lacking = runnable(entries, classifier, sets["train"])
+    # if a few are chosen, what the suite's others need is kept too, for the next run
+    others = [] if chosen is suite else entries_of(suite.rows(), suite.model.layers)[0]
+    others = [entry for entry in others if not entry.detector.requires.probes]
+    others, _ = runnable(others, classifier, sets["train"])
     if not entries:
         reason = next((each.reason for each in (*lacking, *failures)), "none was chosen")
         raise InvalidInput(f"None of the detectors can be used on this model: {reason}")
     stores = extract_all(
         classifier,
         sets,
-        needed([entry.detector for entry in (*entries, *others)]),
+        needed([*entries, *others]),
         out / "activations",
         batch_size=options.batch_size,
         progress=options.progress,

@@ -17,6 +17,7 @@ from neroli.data import named
 from neroli.data.named.sets import Nearness
 from neroli.data.preprocessing import MAX_SIDE, Preprocessing
 from neroli.detectors import catalogue, create
+from neroli.errors import InvalidInput
 
 GROUPS = ("all", "one-pass", "head")
 """What ``detectors`` may say in place of names: every detector; those for which one plain run of
@@ -305,13 +306,30 @@ class Suite(_Part):
     def rows(self) -> tuple[DetectorRow, ...]:
         """The detectors to run, the plain ones first."""
         instead = {row.name for row in self.detector if row.label is None}
-        names = _group(self.detectors) if isinstance(self.detectors, str) else self.detectors
+        names = group(self.detectors) if isinstance(self.detectors, str) else self.detectors
         plain = (DetectorRow(name=name) for name in names if name not in instead)
         return (*plain, *self.detector)
 
+    def with_detectors(self, chosen: str | tuple[str, ...]) -> Suite:
+        """The suite with other detectors; those that had settings of their own keep them.
 
-def _group(name: str) -> list[str]:
-    """The detectors of a group, by name."""
+        Args:
+            chosen: one of ``GROUPS``, or names.
+
+        Raises:
+            InvalidInput: if a name is unknown, or named twice.
+        """
+        names = group(chosen) if chosen in GROUPS else chosen
+        for name in names:
+            create(name)
+            if names.count(name) > 1:
+                raise InvalidInput(f"The detector {name!r} is named twice.")
+        kept = tuple(row for row in self.detector if row.label is None and row.name in names)
+        return self.model_copy(update={"detectors": tuple(names), "detector": kept})
+
+
+def group(name: str) -> list[str]:
+    """The detectors of one of ``GROUPS``, by name."""
     detectors = {known: create(known) for known in catalogue.own_names()}
     if name == "one-pass":
         return [known for known, each in detectors.items() if not each.requires.probes]

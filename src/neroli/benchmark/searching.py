@@ -13,7 +13,7 @@ from neroli.benchmark.results import Tuning
 from neroli.benchmark.stores import Stores, readable_positions
 from neroli.benchmark.tuning import GRIDS, tune
 from neroli.classifier import Classifier
-from neroli.data.corruptions import Corrupted
+from neroli.data.corruptions import corrupted
 from neroli.detectors import create
 from neroli.extraction import extract
 
@@ -58,13 +58,13 @@ def searched(
     rows = mask.nonzero()[:, 0].tolist()
     step = max(1, len(rows) // MOST_CORRUPTED)
     pictures = stores.pictures[name].unlabelled().subset([positions[row] for row in rows[::step]])
-    corrupted = extract(
+    spoiled = extract(
         classifier,
-        Corrupted(pictures, seed),
+        corrupted(pictures, seed),
         folder / "activations" / "corrupted",
         batch_size=batch_size,
     )
-    tuning = tune(list(GRIDS), train, classifier.head, held_out, corrupted, seed=seed)
+    tuning = tune(list(GRIDS), train, classifier.head, held_out, spoiled, seed=seed)
     found = {entry.label: entry for entry in entries}
     for each in tuning:
         found.setdefault(each.detector, Entry(each.detector, create(each.detector)))

@@ -60,7 +60,7 @@ def runnable(
     tried: dict[Requirements, str] = {NOTHING: ""}
     able, failures = [], []
     for entry in entries:
-        requires = needed([entry.detector])
+        requires = needed([entry])
         if requires not in tried:
             tried[requires] = _lack(classifier, few, requires)
         if tried[requires]:

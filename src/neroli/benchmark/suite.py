@@ -113,15 +113,18 @@ def own_suite(
     return _validated(given, "The suite of these folders")
 
 
-def with_model(suite: Suite, model: str, weights: Path | str | None = None) -> Suite:
-    """A suite with another model, of whose head, preprocessing and layers nothing is known.
+def with_model(
+    suite: Suite, model: str, weights: Path | str | None = None, head: str | None = None
+) -> Suite:
+    """A suite with another model, of whose preprocessing and layers nothing is known.
 
     Args:
         suite: which.
-        model, weights: as ``neroli.models.load_model``.
+        model, weights, head: as ``neroli.models.load_classifier``.
     """
     given = {
         "spec": model,
+        "head": head,
         "weights": [] if weights is None else [str(Path(weights).resolve())],
     }
     changed = suite.model_copy(update={"model": type(suite.model).model_validate(given)})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from neroli import metrics
 from neroli.benchmark.bootstrap import Resampled, Resamples, estimate
@@ -126,6 +127,6 @@ def _value(values: Mapping[str, float], names: Sequence[str] | Mapping[str, obje
 
 
 def _resampled_mean(
-    resampled: Mapping[str, np.ndarray], names: Sequence[str] | Mapping[str, object]
-) -> np.ndarray:
-    return np.mean([resampled[name] for name in names], axis=0)
+    resampled: Mapping[str, NDArray[np.float64]], names: Sequence[str] | Mapping[str, object]
+) -> NDArray[np.float64]:
+    return np.asarray(np.mean([resampled[name] for name in names], axis=0))

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from neroli import __version__
-from neroli.cli import datasets, demo, detectors, explain, fit, inspect, score, split
+from neroli.cli import bench, datasets, demo, detectors, explain, fit, inspect, score, split
 
 app = typer.Typer(
     name="neroli",
@@ -35,6 +35,7 @@ def _options(
 app.command("fit")(fit.fit)
 app.command("score")(score.score)
 app.command("explain")(explain.explain)
+app.command("bench")(bench.bench)
 app.command("inspect")(inspect.inspect)
 app.command("split")(split.split)
 app.command("datasets")(datasets.datasets)

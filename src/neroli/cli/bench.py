@@ -159,12 +159,13 @@ def _suite(
     if name is not None:
         if identity is not None or ood:
             raise InvalidInput(f"The suite {name!r} has its own images: drop --id and --ood.")
-        return with_model(read_suite(name), model, weights, head)
+        chosen = read_suite(name)
+        return chosen if model is None else with_model(chosen, model, weights, head)
     if model is None or identity is None or not ood:
         raise InvalidInput(
             "Name a suite (--list shows them), or give --model, --id and at least one --ood."
         )
-    return own_suite(model, weights, identity, [_ood(each) for each in ood], head=head)
+    return own_suite(model, identity, [_ood(each) for each in ood], weights=weights, head=head)
 
 
 def _ood(text: str) -> tuple[str, Path]:
@@ -177,7 +178,7 @@ def _ood(text: str) -> tuple[str, Path]:
 
 
 def _detectors(text: str | None) -> Any:
-    from neroli.benchmark.entries import GROUPS
+    from neroli.benchmark.schema import GROUPS
 
     if text is None or text in GROUPS:
         return text
