@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -35,6 +34,11 @@ class Scores(NamedTuple):
 
     inside: NDArray[Any]
     outside: NDArray[Any]
+
+    @classmethod
+    def split(cls, scores: Tensor, is_outside: Tensor) -> Scores:
+        """Scores ``[N + M]`` and which of them are of stand-ins, bool."""
+        return cls(scores[~is_outside].numpy(), scores[is_outside].numpy())
 
 
 def fitted_copies(
@@ -76,29 +80,25 @@ def scores(
 
     Args:
         attempts: fitted detectors.
-        batches: images with which of them stand in for OOD images, bool ``[B]``.
+        batches: at least one, with which of its images stand in for OOD images, bool ``[B]``.
     """
+    found = list(attempts)
     given: list[list[Tensor]] = [[] for _ in attempts]
-    failed = [attempt if isinstance(attempt, str) else None for attempt in attempts]
     outside: list[Tensor] = []
     for batch, is_outside in batches:
         outside.append(is_outside.cpu())
-        for number, attempt in enumerate(attempts):
-            if isinstance(attempt, str) or failed[number] is not None:
+        for number, attempt in enumerate(found):
+            if isinstance(attempt, str):
                 continue
             try:
                 given[number].append(attempt.score(batch).cpu())
             except FAILURES as error:
-                failed[number] = first_line(error)
-    where = torch.cat(outside).numpy() if outside else np.zeros(0, dtype=bool)
-    found: list[Scores | str] = []
-    for reason, parts in zip(failed, given, strict=True):
-        if reason is None:
-            values = torch.cat(parts).numpy() if parts else np.zeros(0)
-            found.append(Scores(values[~where], values[where]))
-        else:
-            found.append(reason)
-    return found
+                found[number] = first_line(error)
+    where = torch.cat(outside)
+    return [
+        attempt if isinstance(attempt, str) else Scores.split(torch.cat(parts), where)
+        for attempt, parts in zip(found, given, strict=True)
+    ]
 
 
 def corrupted_scores(
