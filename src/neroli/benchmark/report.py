@@ -248,6 +248,7 @@ def _template() -> Template:
         "with_limits": wording.with_limits,
         "settings": wording.settings,
         "counted": wording.counted,
+        "short": wording.short,
         "size": _size,
     }
     environment.globals |= {"interval_mark": charts.interval_mark, "sample": charts.sample}
