@@ -169,6 +169,15 @@ def test_the_numbers_are_those_of_the_results(tmp_path: Path, case: str) -> None
             )  # fmt: skip
 
 
+def test_of_one_set_there_is_one_column_and_no_ranks(tmp_path: Path) -> None:
+    found = page(tmp_path / "r.html", CASES["one set"])
+    top, below, *ranking = Tables(found.source).tables[0]
+    assert top[1] == "Textures" and "Near sets" not in top and "Far sets" not in top
+    assert [cell.split()[0] for cell in below[1:]] == ["AUROC", "FPR95"]
+    assert all(len(cells) == 6 for cells in ranking)
+    assert "Mean rank" not in found.text
+
+
 def table_with(found: Checked, *heads: str) -> list[list[str]]:
     """The one table that has all these columns."""
     (table,) = [

@@ -68,7 +68,7 @@ def write_bench_report(
         ArtefactError: if it cannot be written.
     """
     path = checked_path(path)
-    difference = results.critical_difference
+    difference = results.critical_difference if len(results.ood_sets) > 1 else None
     known = {
         "results": results,
         "answer": wording.answer(results),
