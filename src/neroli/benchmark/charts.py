@@ -262,7 +262,7 @@ def _evenly_along(length: Array) -> NDArray[np.intp]:
 
 def _within(value: float, low: float, high: float) -> float:
     """Where a value lies between two others, 0 to 1."""
-    return min(1.0, max(0.0, (value - low) / (high - low)))
+    return (min(high, max(low, value)) - low) / (high - low)
 
 
 def _tidy_above(value: float) -> float:
@@ -277,5 +277,6 @@ def _round_between(low: float, high: float) -> list[tuple[float, str]]:
     """Two to five round numbers from low to high, as numbers and as text."""
     power = 10.0 ** np.floor(np.log10((high - low) / 2))
     step = next(s * power for s in (5, 2, 1) if s * power <= (high - low) / 2)
-    ticks = step * np.arange(np.ceil(low / step), np.floor(high / step) + 1)
-    return [(float(tick), f"{tick:.6g}".replace("-", "\N{MINUS SIGN}")) for tick in ticks + 0.0]
+    ticks = step * np.arange(np.ceil(low / step), np.floor(high / step) + 1) + 0.0  # no -0
+    digits = int(np.ceil(np.log10(np.abs(ticks).max() / step))) + 1  # that tell them apart
+    return [(float(tick), f"{tick:.{digits}g}".replace("-", "\N{MINUS SIGN}")) for tick in ticks]

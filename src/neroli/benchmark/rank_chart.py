@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from neroli.benchmark.results import CriticalDifference, Row
+from neroli.benchmark.wording import short
 from neroli.explain.facts import plain
 
 MOST = 12
@@ -59,7 +60,7 @@ def rank_chart(rows: Sequence[Row], difference: CriticalDifference) -> Markup:
                 _LEFT - 12,
                 y + 4,
                 plain(row.label),
-                _cut(plain(row.label)),
+                short(row.label, _LONGEST),
                 at(row.mean_rank - half),
                 at(row.mean_rank + half),
                 at(row.mean_rank),
@@ -88,7 +89,3 @@ def _ticks(first: float, last: float) -> list[int]:
     """Whole ranks on the axis, ten or so at most."""
     step = next(step for step in (1, 2, 5, 10, 20, 50, 100) if (last - first) / step <= 12)
     return [rank for rank in range(1, int(last) + 1) if rank >= first and (rank - 1) % step == 0]
-
-
-def _cut(name: str) -> str:
-    return name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "\N{HORIZONTAL ELLIPSIS}"

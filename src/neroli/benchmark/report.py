@@ -52,7 +52,7 @@ def write_bench_report(
         ArtefactError: if it cannot be written.
     """
     path = checked_path(path)
-    difference = results.critical_difference
+    difference = results.critical_difference if len(results.ood_sets) > 1 else None
     known = {
         "results": results,
         "answer": wording.answer(results),
@@ -232,6 +232,7 @@ def _template() -> Template:
         "with_limits": wording.with_limits,
         "settings": wording.settings,
         "counted": wording.counted,
+        "short": wording.short,
         "size": _size,
     }
     environment.globals |= {"interval_mark": charts.interval_mark, "sample": charts.sample}

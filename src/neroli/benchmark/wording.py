@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from neroli.benchmark.results import Estimate, Mean, OnSet, Results, Row
+from neroli.explain.facts import plain
 
 NONE = "\N{EN DASH}"
 """In the place of a number that there is not."""
@@ -45,6 +46,12 @@ def settings(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in values.items())
 
 
+def short(name: str, most: int = 80) -> str:
+    """A name as text that can be shown, cut if it has more characters."""
+    text = plain(name)
+    return text if len(text) <= most else f"{text[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
+
+
 def counted(number: int, noun: str, plural: str = "") -> str:
     """A number of things: ``1 image``, ``1,200 images``."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
@@ -71,10 +78,10 @@ def answer(results: Results) -> list[str]:
     if not results.rows:
         return ["No detector gave a result: the reasons are listed below."]
     best, sets = results.rows[0], results.ood_sets
-    where = f"over {len(sets)} OOD sets" if len(sets) > 1 else f"on {sets[0].name}"
+    where = f"over {len(sets)} OOD sets" if len(sets) > 1 else f"on {short(sets[0].name)}"
     kind = "mean AUROC" if len(sets) > 1 else "AUROC"
     said = [
-        f"{best.label} has the highest {kind} {where}: {percent(best.mean.auroc.value)}% "
+        f"{short(best.label)} has the highest {kind} {where}: {percent(best.mean.auroc.value)}% "
         f"(95% interval {limits(best.mean.auroc)}%)."
     ]
     said += _beside(best, results.rows[1:])
@@ -103,7 +110,7 @@ def _beside(best: Row, others: Sequence[Row]) -> list[str]:
     if not others:
         return ["It is the only one that was run: there is nothing to compare it with."]
     as_good = [row for row in others if row.as_good_as_best]
-    alike = [row.label for row in as_good]
+    alike = [short(row.label) for row in as_good]
     by = "by the paired 95% interval of the difference"
     if not alike:
         among = "the other one" if len(others) == 1 else f"each of the other {len(others)}"
@@ -114,7 +121,7 @@ def _beside(best: Row, others: Sequence[Row]) -> list[str]:
     cheapest = min([best, *as_good], key=lambda row: row.cost.score_seconds)
     return [
         f"Of the other {len(others)}, {some} not told apart from it {by}: {listed(alike)}.",
-        f"Of all these, {cheapest.label} takes the least time to score.",
+        f"Of all these, {short(cheapest.label)} takes the least time to score.",
     ]
 
 
@@ -126,7 +133,7 @@ def _let_through(best: Row) -> list[str]:
     )
     if len(best.sets) > 1:
         name, worst = max(best.sets.items(), key=lambda item: item[1].fpr95.value)
-        said += f" (mean over the sets; most on {name}, {of_a_hundred(worst.fpr95.value)})"
+        said += f" (mean over the sets; most on {short(name)}, {of_a_hundred(worst.fpr95.value)})"
     if through > 0.5:
         return [f"{said}: more than half, so do not rely on it alone."]
     return [f"{said}."]
@@ -136,13 +143,15 @@ def _duplicates(results: Results) -> Iterable[str]:
     for each in results.duplicates:
         yield (
             f"{counted(each.images, 'image')} {'is' if each.images == 1 else 'are'} in both "
-            f"{each.first} and {each.second}, which should share none: take them out of one and "
-            "run again."
+            f"{short(each.first)} and {short(each.second)}, which should share none: take them out of "
+            "one and run again."
         )
 
 
 def _memorising(rows: Sequence[Row]) -> Iterable[str]:
-    names = [f"{row.label} ({percent(row.train_test.value)}%)" for row in rows if row.memorises]
+    names = [
+        f"{short(row.label)} ({percent(row.train_test.value)}%)" for row in rows if row.memorises
+    ]
     if names:
         yield (
             f"{counted(len(names), 'detector')} {'tells' if len(names) == 1 else 'tell'} training "
@@ -153,14 +162,14 @@ def _memorising(rows: Sequence[Row]) -> Iterable[str]:
 
 def _failed(results: Results) -> Iterable[str]:
     if results.failures:
-        names = [failed.label for failed in results.failures]
+        names = [short(failed.label) for failed in results.failures]
         yield f"{counted(len(names), 'detector')} gave no result: {listed(names)}."
 
 
 def _unreadable(results: Results) -> Iterable[str]:
     broken = [each for each in results.sets if each.unreadable]
     if broken:
-        names = [f"{each.name} ({each.unreadable:,})" for each in broken]
+        names = [f"{short(each.name)} ({each.unreadable:,})" for each in broken]
         total = sum(each.unreadable for each in broken)
         yield f"{counted(total, 'image')} could not be read and left out: {listed(names)}."
 
@@ -173,7 +182,7 @@ def _few(results: Results) -> Iterable[str]:
             "which detector is best on other sets is not known."
         )
     small = [
-        f"{each.name} ({each.images:,})"
+        f"{short(each.name)} ({each.images:,})"
         for each in results.sets
         if each.role in ("test", "ood") and each.images < FEW_IMAGES
     ]
