@@ -39,6 +39,21 @@ def write_arrays(path: Path, labels: list[int], **more: object) -> None:
     np.savez(path, images=images, labels=np.array(labels, np.uint8), **more)  # type: ignore[arg-type]
 
 
+def write_cifar_downloads(root: Path) -> None:
+    """The usual downloads beside each other: both CIFARs, and the other sets."""
+    for number in range(1, 6):
+        write_records(root / "cifar-10-batches-bin" / f"data_batch_{number}.bin", [number, 0])
+    write_records(root / "cifar-10-batches-bin" / "test_batch.bin", [3, 8, 0])
+    write_records(root / "cifar-100-binary" / "train.bin", [5, 6], before=b"\x01")
+    write_records(root / "cifar-100-binary" / "test.bin", [5, 6, 7, 8, 9], before=b"\x01")
+    write_images(root / "tiny-imagenet-200" / "val" / "images", 4, ".JPEG")
+    np.savez(root / "mnist.npz", x_test=np.zeros((6, 28, 28), np.uint8))
+    write_classes(root / "medical-mnist", ("Hand", "CXR"), 2)
+    for name in ("cifar10_resnet20", "cifar10_densenet100", "cifar100_densenet100"):
+        (root / "models").mkdir(exist_ok=True)
+        (root / "models" / f"{name}.safetensors").write_bytes(b"")
+
+
 def write_wnids(folder: Path, count: int) -> list[str]:
     wnids = [f"n{number:08d}" for number in range(count)]
     for wnid in wnids:

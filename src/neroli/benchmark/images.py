@@ -259,4 +259,5 @@ def _split(
     rest, held_out = split(images, test, seed)
     if not calibration:
         return rest, None, held_out
-    return *split(rest, calibration / (1 - test), seed), held_out
+    share = calibration / (1 - test) - 1e-9  # what rounding adds would be rounded up to an image
+    return *split(rest, share, seed), held_out

@@ -297,10 +297,7 @@ class Suite(_Part):
     @model_validator(mode="after")
     def _unique(self) -> Suite:
         _check_unique([ood.name for ood in self.ood if ood.name], "OOD sets called")
-        _check_unique([row.title for row in self.detector], "detector rows labelled")
-        plain = {row.title for row in self.detector if row.label is None}
-        labels = [row.title for row in self.rows() if row.title not in plain]
-        _check_unique(labels, "detector rows labelled")
+        _check_unique([row.title for row in self.rows()], "detector rows labelled")
         return self
 
     def rows(self) -> tuple[DetectorRow, ...]:

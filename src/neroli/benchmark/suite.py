@@ -216,8 +216,9 @@ def _reason(detail: Any) -> str:
         return " is no key that is known here"
     if detail["type"] == "missing":
         return " is missing"
-    wanted = detail["msg"].partition("should ")[2] or detail["msg"]
-    wanted = wanted.replace("'", '"').replace("valid tuple", "list").replace("valid string", "text")
+    wanted = (detail["msg"].partition("should ")[2] or detail["msg"]).partition(", unable")[0]
+    for theirs, ours in (("'", '"'), ("a valid tuple", "a list"), ("a valid string", "text")):
+        wanted = wanted.replace(theirs, ours)
     return f" must {wanted}, got {json.dumps(detail['input'], default=str)}"
 
 
