@@ -6,7 +6,7 @@ import torch
 
 from conftest import random_activations
 from neroli import Activations, LinearHead
-from neroli.benchmark.proxies import corrupted_scores, fitted_copies
+from neroli.benchmark.proxies import corrupted_scores, fitted
 from neroli.detectors import KNN, Detector, Energy, create
 from neroli.errors import NotEnoughImages
 from neroli.fitting import fit_held_out
@@ -41,14 +41,14 @@ def test_whichever_fail_the_others_are_fitted(
 ) -> None:
     fails = [False, True, True, False, False, True, False]
     detectors = [KNN(k=401 if fail else 3 + n) for n, fail in enumerate(fails)]
-    attempts = fitted_copies(detectors, training, head, clean)
-    assert [isinstance(attempt, str) for attempt in attempts] == fails
-    for detector, attempt in zip(detectors, attempts, strict=True):
-        if isinstance(attempt, str):
-            assert attempt.startswith("KNN looks for 401 neighbours among only 400")
+    learners = fitted(detectors, training, head, clean)
+    assert [learner.error is not None for learner in learners] == fails
+    for detector, learner in zip(detectors, learners, strict=True):
+        if learner.error:
+            assert str(learner.error).startswith("KNN looks for 401 neighbours among only 400")
         else:
             alone = KNN(k=detector.k).fit(training, head)
-            assert torch.equal(attempt.score(clean), alone.score(clean))
+            assert torch.equal(learner.score(clean), alone.score(clean))
 
 
 def test_linear_algebra_that_fails_is_a_failure_too(
@@ -66,10 +66,10 @@ def test_linear_algebra_that_fails_is_a_failure_too(
 def test_a_detector_already_fitted_stays_as_it_is(
     training: Activations, head: LinearHead, clean: Activations, spoiled: Activations
 ) -> None:
-    fitted: list[Detector] = [KNN(k=3).fit(training[:50], head)]
-    before = fitted[0].score(clean)
-    corrupted_scores(fitted, training, head, clean, spoiled)
-    assert torch.equal(fitted[0].score(clean), before)
+    knn: list[Detector] = [KNN(k=3).fit(training[:50], head)]
+    before = knn[0].score(clean)
+    corrupted_scores(knn, training, head, clean, spoiled)
+    assert torch.equal(knn[0].score(clean), before)
 
 
 def test_doubts_about_a_stand_in_are_not_warned_of(

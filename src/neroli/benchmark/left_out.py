@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from neroli.activations import BATCH_SIZE, Activations, ActivationSource
-from neroli.benchmark.proxies import fitted_copies, scores
+from neroli.benchmark.proxies import fitted, scores
 from neroli.detectors import Detector
 from neroli.errors import InvalidInput, LabelsRequired
 from neroli.head import LinearHead
@@ -163,7 +163,7 @@ def left_out_auroc(
         others, reduced = WithoutClasses(held_out, classes), reduced_head(head, classes)
         if not 0 < len(others) < len(held_out) or not numbers:
             continue
-        attempts = fitted_copies(
+        learners = fitted(
             [detectors[number] for number in numbers],
             WithoutClasses(train, classes),
             reduced,
@@ -173,7 +173,7 @@ def left_out_auroc(
             (without_logits(batch, classes), _of_classes(batch, classes))
             for batch in held_out.batches()
         )
-        for number, given in zip(numbers, scores(attempts, batches), strict=True):
+        for number, given in zip(numbers, scores(learners, batches), strict=True):
             known = found[number]
             if isinstance(given, str):
                 found[number] = given

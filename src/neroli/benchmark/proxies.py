@@ -6,27 +6,20 @@ detector gave is its result, or else the reason why there is none.
 
 from __future__ import annotations
 
-import copy
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from neroli.activations import Activations, ActivationSource
+from neroli.benchmark.isolation import Isolated, reason_of
 from neroli.detectors import Detector
-from neroli.errors import NeroliError, NeroliWarning, NotEnoughImages, first_line
+from neroli.errors import NotEnoughImages
 from neroli.fitting import fit, fit_held_out
 from neroli.head import LinearHead
-
-Attempt = Detector | str
-"""A fitted detector, or why it could not be fitted."""
-
-FAILURES = (NeroliError, ArithmeticError, RuntimeError, ValueError)
-"""What a detector may raise on data it cannot cope with; the last two are, among others, of linear
-algebra that does not converge."""
 
 
 class Scores(NamedTuple):
@@ -35,22 +28,14 @@ class Scores(NamedTuple):
     inside: NDArray[Any]
     outside: NDArray[Any]
 
-    @classmethod
-    def split(cls, scores: Tensor, is_outside: Tensor) -> Scores:
-        """Scores ``[N + M]`` and which of them are of stand-ins, bool."""
-        return cls(scores[~is_outside].numpy(), scores[is_outside].numpy())
 
-
-def fitted_copies(
+def fitted(
     detectors: Sequence[Detector],
     train: ActivationSource,
     head: LinearHead,
     held_out: ActivationSource,
-) -> list[Attempt]:
-    """Copies of detectors, fitted in the same passes; the detectors are left as they were.
-
-    If one fails, halves of them are fitted apart until it is found. That data are not as a detector
-    assumes is not warned of: it concerns a stand-in.
+) -> list[Isolated]:
+    """Detectors fitted in the same passes, those that fail among them; the given ones stay as is.
 
     Args:
         detectors: any number of detectors.
@@ -58,47 +43,36 @@ def fitted_copies(
         head: of the network, ``train`` and ``held_out``.
         held_out: ID images for what only held-out images can teach.
     """
-    copies = [copy.copy(detector) for detector in detectors]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NeroliWarning)
-            fit(copies, train, head)
-            fit_held_out(copies, held_out, head)
-    except FAILURES as error:
-        if len(copies) == 1:
-            return [first_line(error)]
-        half = len(copies) // 2
-        parts = (detectors[:half], detectors[half:])
-        return [a for part in parts for a in fitted_copies(part, train, head, held_out)]
-    return list(copies)
+    learners = fit([Isolated(detector) for detector in detectors], train, head)
+    fit_held_out([learner for learner in learners if not learner.error], held_out, head)
+    return learners
 
 
 def scores(
-    attempts: Sequence[Attempt], batches: Iterable[tuple[Activations, Tensor]]
+    learners: Sequence[Isolated], batches: Iterable[tuple[Activations, Tensor]]
 ) -> list[Scores | str]:
     """What detectors give to images, or why a detector gave nothing to some of them.
 
     Args:
-        attempts: fitted detectors.
-        batches: at least one, with which of its images stand in for OOD images, bool ``[B]``.
+        learners: fitted detectors.
+        batches: images with which of them stand in for OOD images, bool ``[B]``.
     """
-    found = list(attempts)
-    given: list[list[Tensor]] = [[] for _ in attempts]
+    given: list[list[Tensor]] = [[] for _ in learners]
     outside: list[Tensor] = []
     for batch, is_outside in batches:
         outside.append(is_outside.cpu())
-        for number, attempt in enumerate(found):
-            if isinstance(attempt, str):
-                continue
-            try:
-                given[number].append(attempt.score(batch).cpu())
-            except FAILURES as error:
-                found[number] = first_line(error)
-    where = torch.cat(outside)
-    return [
-        attempt if isinstance(attempt, str) else Scores.split(torch.cat(parts), where)
-        for attempt, parts in zip(found, given, strict=True)
-    ]
+        for learner, parts in zip(learners, given, strict=True):
+            if (values := learner.score(batch)) is not None:
+                parts.append(values.cpu())
+    where = torch.cat(outside).numpy() if outside else np.zeros(0, dtype=bool)
+    found: list[Scores | str] = []
+    for learner, parts in zip(learners, given, strict=True):
+        if learner.error:
+            found.append(reason_of(learner.error))
+        else:
+            values = torch.cat(parts).numpy() if parts else np.zeros(0)
+            found.append(Scores(values[~where], values[where]))
+    return found
 
 
 def corrupted_scores(
@@ -132,4 +106,4 @@ def corrupted_scores(
             for batch in source.batches():
                 yield batch, torch.full((len(batch),), bool(is_outside))
 
-    return scores(fitted_copies(detectors, train, head, held_out), batches())
+    return scores(fitted(detectors, train, head, held_out), batches())
