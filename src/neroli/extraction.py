@@ -62,7 +62,7 @@ def stream(
     Raises:
         HeadNotFound, InvalidInput: as ``Classifier``.
     """
-    with _progress_bar(source.size, start, progress) as advance:
+    with progress_bar(source.size, start, progress) as advance:
         for batch in source.batches(
             classifier.preprocessing, batch_size, start, classifier.input_shape
         ):
@@ -281,7 +281,7 @@ def _is_path(value: Any) -> bool:
 
 
 @contextmanager
-def _progress_bar(
+def progress_bar(
     total: int | None, start: int, shown: bool | None
 ) -> Iterator[Callable[[int], None]]:
     """A progress bar on standard error, and what to call with the position reached."""

@@ -86,15 +86,21 @@ class Preprocessing:
         """The resized and cropped image, ``[channels, height, width]`` uint8.
 
         Raises:
+            UnreadableImage: as ``picture``.
+        """
+        pixels = torch.from_numpy(np.array(self.picture(image)))
+        return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+
+    def picture(self, image: Image.Image) -> Image.Image:
+        """The resized and cropped image, still a picture.
+
+        Raises:
             UnreadableImage: if the image is smaller than the crop, or a thread of pixels.
         """
         image = image.convert(self.mode)
         if self.resize is not None:
             image = image.resize(self._resized(image), Image.Resampling[self.interpolation.upper()])
-        if self.crop is not None:
-            image = self._cropped(image)
-        pixels = torch.from_numpy(np.array(image))
-        return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+        return image if self.crop is None else self._cropped(image)
 
     def normalised(self, pixels: Tensor) -> Tensor:
         """The network's input ``[N, channels, height, width]`` float32 of uint8 pixels alike."""
