@@ -30,6 +30,7 @@ CASES = {
     "one each": (np.array([1.0]), np.array([2.0])),
     "negative": (DRAW.normal(-1e6, 10, 900), DRAW.normal(-1e6, 30, 700)),
     "far from zero": (DRAW.normal(1e7, 0.1, 900), DRAW.normal(1e7, 0.1, 700)),
+    "hundreds": (DRAW.normal(-100, 200, 900), DRAW.normal(100, 200, 700)),
     "tiny": (DRAW.normal(0, 1e-30, 90), DRAW.normal(1e-30, 1e-30, 70)),
     "outlier": (np.append(DRAW.normal(0, 1, 999), 1e12), DRAW.normal(2, 1, 999)),
 }
@@ -121,6 +122,12 @@ def test_axes_have_round_numbers_inside_them(case: str) -> None:
     assert values[0] >= curves.edges[0] - 1e-6 * width
     assert values[-1] <= curves.edges[-1] + 1e-6 * width
     assert np.allclose(np.diff(values), values[1] - values[0], rtol=1e-6)
+
+
+def test_axes_have_numbers_as_people_write_them() -> None:
+    chart = distribution_chart(Curves.of(*CASES["hundreds"]), "t")
+    texts = {str(text.text) for text in ElementTree.fromstring(chart).iter("text")}
+    assert {"\N{MINUS SIGN}500", "0", "500"} <= texts
 
 
 def test_mean_ranks_are_where_they_belong() -> None:
