@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.metrics import auc, roc_auc_score, roc_curve
 
 import findings
 from neroli.benchmark.charts import (
@@ -30,6 +30,7 @@ CASES = {
     "one each": (np.array([1.0]), np.array([2.0])),
     "negative": (DRAW.normal(-1e6, 10, 900), DRAW.normal(-1e6, 30, 700)),
     "far from zero": (DRAW.normal(1e7, 0.1, 900), DRAW.normal(1e7, 0.1, 700)),
+    "hundreds": (DRAW.normal(-100, 200, 900), DRAW.normal(100, 200, 700)),
     "tiny": (DRAW.normal(0, 1e-30, 90), DRAW.normal(1e-30, 1e-30, 70)),
     "outlier": (np.append(DRAW.normal(0, 1, 999), 1e12), DRAW.normal(2, 1, 999)),
 }
@@ -52,7 +53,7 @@ def test_curves_are_those_of_the_scores(case: str) -> None:
     assert set(kept) <= points
     assert (curves.false_alarms[0], curves.detected[0]) == (0, 0)
     assert (curves.false_alarms[-1], curves.detected[-1]) == (1, 1)
-    area = np.trapezoid(curves.detected, curves.false_alarms)
+    area = auc(curves.false_alarms, curves.detected)
     whole = roc_auc_score(
         np.repeat([0, 1], [len(inside), len(outside)]), np.concatenate([inside, outside])
     )
@@ -121,6 +122,12 @@ def test_axes_have_round_numbers_inside_them(case: str) -> None:
     assert values[0] >= curves.edges[0] - 1e-6 * width
     assert values[-1] <= curves.edges[-1] + 1e-6 * width
     assert np.allclose(np.diff(values), values[1] - values[0], rtol=1e-6)
+
+
+def test_axes_have_numbers_as_people_write_them() -> None:
+    chart = distribution_chart(Curves.of(*CASES["hundreds"]), "t")
+    texts = {str(text.text) for text in ElementTree.fromstring(chart).iter("text")}
+    assert {"\N{MINUS SIGN}500", "0", "500"} <= texts
 
 
 def test_mean_ranks_are_where_they_belong() -> None:

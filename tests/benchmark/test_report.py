@@ -273,6 +273,15 @@ def test_what_makes_it_doubtful_is_said_at_the_top(tmp_path: Path) -> None:
     assert "Before you rely" not in page(tmp_path / "c.html", calm).text
 
 
+def test_detectors_that_memorise_are_named_with_their_figure(tmp_path: Path) -> None:
+    found = page(tmp_path / "r.html", CASES["usual"])
+    text = words(found.text)
+    assert "1 of 13 does not: KNN (68.1%, 67.5" in text
+    (flagged,) = [row for row in table_with(found, "Finding") if "memorises" in row[-1]]
+    assert flagged[0] == "KNN" and flagged[1].startswith("68.1")
+    assert "All do." in page(tmp_path / "c.html", CASES["one detector"]).text
+
+
 def test_what_it_was_run_with_can_be_read(tmp_path: Path) -> None:
     results = CASES["usual"]
     found = page(tmp_path / "r.html", results)

@@ -278,5 +278,5 @@ def _round_between(low: float, high: float) -> list[tuple[float, str]]:
     power = 10.0 ** np.floor(np.log10((high - low) / 2))
     step = next(s * power for s in (5, 2, 1) if s * power <= (high - low) / 2)
     ticks = step * np.arange(np.ceil(low / step), np.floor(high / step) + 1) + 0.0  # no -0
-    digits = int(np.ceil(np.log10(np.abs(ticks).max() / step))) + 1  # that tell them apart
+    digits = max(4, int(np.ceil(np.log10(np.abs(ticks).max() / step))) + 1)  # to tell them apart
     return [(float(tick), f"{tick:.{digits}g}".replace("-", "\N{MINUS SIGN}")) for tick in ticks]

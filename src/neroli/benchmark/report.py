@@ -229,7 +229,6 @@ def _template() -> Template:
     environment.filters |= {
         "percent": wording.percent,
         "limits": wording.limits,
-        "with_limits": wording.with_limits,
         "settings": wording.settings,
         "counted": wording.counted,
         "short": wording.short,

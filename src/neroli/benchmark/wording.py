@@ -143,8 +143,8 @@ def _duplicates(results: Results) -> Iterable[str]:
     for each in results.duplicates:
         yield (
             f"{counted(each.images, 'image')} {'is' if each.images == 1 else 'are'} in both "
-            f"{short(each.first)} and {short(each.second)}, which should share none: take them out of "
-            "one and run again."
+            f"{short(each.first)} and {short(each.second)}, which should share none: take them out "
+            "of one and run again."
         )
 
 
