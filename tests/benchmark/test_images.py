@@ -200,7 +200,7 @@ def test_openmibood_takes_every_set_with_its_nearness(tmp_path: Path) -> None:
 def test_own_folders_need_no_data_folder(tmp_path: Path) -> None:
     write_classes(tmp_path / "id", ("a", "b"), 20)
     write_images(tmp_path / "new", 3)
-    suite = own_suite("timm:resnet18", tmp_path / "id", [("far", tmp_path / "new")])
+    suite = own_suite("timm:resnet18", None, tmp_path / "id", [("far", tmp_path / "new")])
     images = benchmark_images(suite)
     assert counts(images) == (20, 8, 12)
     assert images.class_names is None
@@ -214,7 +214,7 @@ def test_patients_are_not_split(tmp_path: Path) -> None:
     write_images(tmp_path, 40, ".png")
     rows += [f"{number}.png,{'ab'[number % 2]},patient {number // 4}" for number in range(40)]
     (tmp_path / "images.csv").write_text("\n".join(rows))
-    suite = own_suite("timm:resnet18", tmp_path / "images.csv", [("far", tmp_path)])
+    suite = own_suite("timm:resnet18", None, tmp_path / "images.csv", [("far", tmp_path)])
     images = benchmark_images(suite)
     assert images.calibration is not None
     groups = [set(part.groups or ()) for part in (images.train, images.calibration, images.test)]

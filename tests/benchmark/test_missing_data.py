@@ -89,10 +89,10 @@ def test_data_that_cannot_serve_are_refused(tmp_path: Path) -> None:
         container.mux([*stream.encode(frame), *stream.encode(None)])
     write_classes(tmp_path / "id", ("a", "b"), 1)
     with pytest.raises(InvalidInput, match="film.mp4' has no single images"):
-        benchmark_images(own_suite("x:y", tmp_path / "id", [("far", tmp_path / "film.mp4")]))
+        benchmark_images(own_suite("x:y", None, tmp_path / "id", [("far", tmp_path / "film.mp4")]))
     write_images(tmp_path / "new")
     with pytest.raises(NotEnoughImages, match="cannot be split"):
-        benchmark_images(own_suite("x:y", tmp_path / "id", [("far", tmp_path / "new")]))
+        benchmark_images(own_suite("x:y", None, tmp_path / "id", [("far", tmp_path / "new")]))
 
 
 def test_sets_that_are_found_under_one_name_are_refused(tmp_path: Path) -> None:

@@ -277,9 +277,9 @@ def test_own_folders_make_a_suite(tmp_path: Path) -> None:
     preprocessing = Preprocessing(mean=(0.5,), std=(0.5,))
     suite = own_suite(
         "timm:resnet18",
+        tmp_path / "w.pth",
         tmp_path / "id",
         [("near", tmp_path / "x" / "new"), ("far", tmp_path / "y" / "new")],
-        weights=tmp_path / "w.pth",
         preprocessing=preprocessing,
         detectors=["nero", "msp"],
         seed=5,
@@ -296,18 +296,18 @@ def test_own_folders_make_a_suite(tmp_path: Path) -> None:
 
 def test_own_folders_that_are_not_split_are_split(tmp_path: Path) -> None:
     write_classes(tmp_path / "id", ("a", "b"))
-    suite = own_suite("timm:resnet18", tmp_path / "id", [("near", tmp_path)])
+    suite = own_suite("timm:resnet18", None, tmp_path / "id", [("near", tmp_path)])
     assert suite.id.all is not None and suite.id.split == (0.5, 0.2, 0.3)
 
 
 def test_own_folders_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     write_images(tmp_path / "train")
     with pytest.raises(InvalidInput, match="has 'train' but no 'test' in it"):
-        own_suite("timm:resnet18", tmp_path, [("near", tmp_path)])
+        own_suite("timm:resnet18", None, tmp_path, [("near", tmp_path)])
     with pytest.raises(InvalidInput, match=r'ood\[0\].nearness must be "near" or "far", got "nar"'):
-        own_suite("timm:resnet18", tmp_path / "train", [("nar", tmp_path)])
+        own_suite("timm:resnet18", None, tmp_path / "train", [("nar", tmp_path)])
     with pytest.raises(InvalidInput, match="ood must have at least 1 item"):
-        own_suite("timm:resnet18", tmp_path / "train", [])
+        own_suite("timm:resnet18", None, tmp_path / "train", [])
 
 
 def test_builtin_suites_are_plain_toml_without_local_paths() -> None:

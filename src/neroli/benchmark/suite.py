@@ -66,10 +66,10 @@ def read_suite(name: str | Path) -> Suite:
 
 def own_suite(
     model: str,
+    weights: Path | str | None,
     id: Path | str,
     ood: Sequence[tuple[str, Path | str]],
     *,
-    weights: Path | str | None = None,
     head: str | None = None,
     preprocessing: Preprocessing | None = None,
     layers: Sequence[str] = (),
