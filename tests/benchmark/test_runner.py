@@ -49,7 +49,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def suite(folders: Path) -> Suite:
     ood = [("near", folders / "noise"), ("far", folders / "stripes")]
     model = "networks:colour_network"
-    return own_suite(model, folders / "id", ood, layers=["0", "2"], detectors=DETECTORS)
+    return own_suite(model, None, folders / "id", ood, layers=["0", "2"], detectors=DETECTORS)
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def counting() -> Classifier:
 def finished(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Results]:
     ood = [("near", folders / "noise"), ("far", folders / "stripes")]
     suite = own_suite(
-        "networks:colour_network", folders / "id", ood, layers=["0", "2"], detectors=DETECTORS
+        "networks:colour_network", None, folders / "id", ood, layers=["0", "2"], detectors=DETECTORS
     )
     classifier = Classifier(trained_colour_network(), preprocessing=COLOUR_PREPROCESSING)
     out = tmp_path_factory.mktemp("out") / "bench"
@@ -233,7 +233,7 @@ def test_images_in_two_sets_are_counted(
     some = [*sorted((folders / "id" / "test").rglob("*.png"))[:3], *(folders / "noise").iterdir()]
     for number, path in enumerate(some):
         (mixed / f"{number}.png").write_bytes(path.read_bytes())
-    suite = own_suite("", folders / "id", [("near", mixed)], detectors=["msp"])
+    suite = own_suite("", None, folders / "id", [("near", mixed)], detectors=["msp"])
     options = Options(resamples=5, gallery=0)
     results = run(suite, benchmark_images(suite), classifier, tmp_path / "out", options)
     (found,) = results.duplicates
@@ -248,7 +248,7 @@ def test_without_calibration_images_each_half_of_the_test_images_sets_the_others
     for part in ("train", "test"):
         (inside / part).symlink_to(folders / "id" / part)
     ood = [("near", folders / "noise")]
-    suite = own_suite("", inside, ood, detectors=["energy", "temperature_scaled_msp"])
+    suite = own_suite("", None, inside, ood, detectors=["energy", "temperature_scaled_msp"])
     options = Options(resamples=5, gallery=1)
     results = run(suite, benchmark_images(suite), classifier, tmp_path / "out", options)
     assert "each half" in results.calibrated_on
@@ -261,7 +261,7 @@ def test_the_search_adds_a_row_beside_the_published_one(
     folders: Path, classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ood = [("near", folders / "noise")]
-    suite = own_suite("", folders / "id", ood, detectors=["knn"])
+    suite = own_suite("", None, folders / "id", ood, detectors=["knn"])
     monkeypatch.setattr("neroli.benchmark.tuning.GRIDS", {"knn": ({}, {"k": 2})})
     monkeypatch.setattr("neroli.benchmark.searching.GRIDS", {"knn": ({}, {"k": 2})})
     monkeypatch.setattr("neroli.benchmark.tuning.MARGIN", -1.0)

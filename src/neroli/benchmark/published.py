@@ -31,7 +31,7 @@ def published(paper: str, id_set: str, model: str) -> list[Published]:
 
     Args:
         paper: with venue and year, for example ``"NERO (MICCAI 2025)"``.
-        id_set: the ID images, as the paper's table is named here.
+        id_set: the ID images; every table that begins so is meant, as "imagenet vs SUN".
         model: the network.
 
     Raises:
@@ -40,13 +40,17 @@ def published(paper: str, id_set: str, model: str) -> list[Published]:
     rows = list(_figures())
     for field, wanted in {"paper": paper, "id_set": id_set, "model": model}.items():
         there_are = dict.fromkeys(getattr(row, field) for row in rows)
-        if wanted not in there_are:
+        rows = [row for row in rows if _is(field, getattr(row, field), wanted)]
+        if not rows:
             raise InvalidInput(
                 f"There are no published figures of {field} {wanted!r}: there are of "
                 f"{', '.join(map(repr, there_are))}."
             )
-        rows = [row for row in rows if getattr(row, field) == wanted]
     return rows
+
+
+def _is(field: str, known: str, wanted: str) -> bool:
+    return known == wanted or (field == "id_set" and known.startswith(f"{wanted} "))
 
 
 @cache

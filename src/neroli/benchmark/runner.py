@@ -261,7 +261,8 @@ def _duplicates(stores: Stores) -> list[Duplicates]:
     inside = [name for name in stores.of if not name.startswith(OOD)]
     outside = [name for name in stores.of if name.startswith(OOD)]
     pairs = [(a, b) for at, a in enumerate(inside) for b in (*inside[at + 1 :], *outside)]
-    return duplicates({name: store.digests() for name, store in stores.of.items()}, pairs)
+    found = duplicates({name: store.digests() for name, store in stores.of.items()}, pairs)
+    return [each.model_copy(update={"second": each.second.removeprefix(OOD)}) for each in found]
 
 
 def _curves(

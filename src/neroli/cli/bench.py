@@ -165,7 +165,7 @@ def _suite(
         raise InvalidInput(
             "Name a suite (--list shows them), or give --model, --id and at least one --ood."
         )
-    return own_suite(model, identity, [_ood(each) for each in ood], weights=weights, head=head)
+    return own_suite(model, weights, identity, [_ood(each) for each in ood], head=head)
 
 
 def _ood(text: str) -> tuple[str, Path]:
