@@ -5,7 +5,18 @@ from typing import Annotated
 import typer
 
 from neroli import __version__
-from neroli.cli import bench, datasets, demo, detectors, explain, fit, inspect, score, split
+from neroli.cli import (
+    bench,
+    datasets,
+    demo,
+    detectors,
+    explain,
+    fit,
+    inspect,
+    score,
+    split,
+    train,
+)
 
 app = typer.Typer(
     name="neroli",
@@ -32,6 +43,7 @@ def _options(
     pass
 
 
+app.command("train")(train.train)
 app.command("fit")(fit.fit)
 app.command("score")(score.score)
 app.command("explain")(explain.explain)

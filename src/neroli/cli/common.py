@@ -102,15 +102,15 @@ def preprocessing_with(
 
     changes: dict[str, Any] = {}
     if resize is not None:
-        changes["resize"] = _pixels("--resize", resize)
+        changes["resize"] = pixels("--resize", resize)
         if crop is None and stated is not None:
             changes["crop"] = None
     if crop is not None:
-        changes["crop"] = _pixels("--crop", crop)
+        changes["crop"] = pixels("--crop", crop)
     if mean is not None:
-        changes["mean"] = _numbers("--mean", mean)
+        changes["mean"] = numbers("--mean", mean)
     if std is not None:
-        changes["std"] = _numbers("--std", std)
+        changes["std"] = numbers("--std", std)
     if interpolation is not None:
         changes["interpolation"] = interpolation
     if stated is not None:
@@ -125,7 +125,12 @@ def preprocessing_with(
     return Preprocessing(**changes)
 
 
-def _pixels(option: str, text: str) -> int | tuple[int, int]:
+def pixels(option: str, text: str) -> int | tuple[int, int]:
+    """The size in pixels that the user gave for an option, one number or HEIGHTxWIDTH.
+
+    Raises:
+        InvalidInput: if it is neither.
+    """
     from neroli.errors import InvalidInput
 
     parts = text.lower().split("x")
@@ -135,7 +140,12 @@ def _pixels(option: str, text: str) -> int | tuple[int, int]:
     return sizes[0] if len(sizes) == 1 else (sizes[0], sizes[1])
 
 
-def _numbers(option: str, text: str) -> tuple[float, ...]:
+def numbers(option: str, text: str) -> tuple[float, ...]:
+    """The numbers that the user gave for an option, between commas or blanks.
+
+    Raises:
+        InvalidInput: if they are none.
+    """
     from neroli.errors import InvalidInput
 
     try:

@@ -1,4 +1,4 @@
-"""Training: fine-tune a classifier on labelled pictures, for users who have none yet."""
+"""Fine-tuning: the epochs one after the other, the best of which is kept, and what is checked first."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from neroli.checkpoints import Checkpoints
 from neroli.data.pictures import Pictures
 from neroli.data.preprocessing import Preprocessing
 from neroli.data.sources import Failure
-from neroli.epochs import Session, seed_of
 from neroli.errors import (
     ArtefactError,
     InvalidInput,
@@ -30,8 +28,10 @@ from neroli.extraction import progress_bar
 from neroli.files import tensors_digest, text_digest
 from neroli.models import load_model, to
 from neroli.models.statement import Epoch, Statement, read_statement, write_weights
-from neroli.recipe import Recipe
 from neroli.running import evaluation_mode, logits_of, run
+from neroli.training.checkpoints import Checkpoints
+from neroli.training.epochs import Session, seed_of
+from neroli.training.recipe import Recipe
 
 __all__ = ["Epoch", "Recipe", "Trained", "train"]
 

@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from neroli import checkpoints
 from neroli.data.arrays import ArrayFile
 from neroli.data.folders import ImageFiles
 from neroli.data.pictures import Pictures
@@ -26,8 +25,8 @@ from neroli.errors import (
     NeroliWarning,
     NotEnoughImages,
 )
-from neroli.models import load_classifier
-from neroli.training import Recipe, Trained, train
+from neroli.models import import_torchvision, load_classifier
+from neroli.training import Recipe, Trained, checkpoints, train
 from networks import COLOURS, colour_images, tiny_network, trained_colour_network
 
 PLAIN = Recipe(
@@ -229,6 +228,24 @@ def test_a_network_of_the_users_own_is_left_evaluating_with_the_best_weights(
     assert all(torch.equal(best[n], v) for n, v in own_networks.kept.state_dict().items())
 
 
+def test_networks_of_transformers_are_trained_too(
+    sets: tuple[Pictures, Pictures], tmp_path: Path
+) -> None:
+    import_torchvision()
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "image_size": 8, "patch_size": 4}
+    layers = {"num_hidden_layers": 1, "num_attention_heads": 2}
+    configuration = transformers.ViTConfig(**sizes, **layers, num_labels=3)
+    network = transformers.ViTForImageClassification(configuration)
+    network.save_pretrained(tmp_path / "vit")
+    spec = f"hf:{tmp_path / 'vit'}"
+    result = trained(sets, tmp_path / "w.safetensors", dataclasses.replace(PLAIN, epochs=1), spec)
+    classifier = load_classifier(spec, result.weights)
+    assert classifier.class_names == list(COLOURS)
+    learned = classifier.model.state_dict()["classifier.weight"]
+    assert not torch.equal(learned, network.state_dict()["classifier.weight"])
+
+
 # Determinism
 
 
@@ -285,7 +302,7 @@ def test_a_killed_training_goes_on_with_the_same_result(
 ) -> None:
     script = f"""
 import os, signal, torch
-from neroli import checkpoints
+from neroli.training import checkpoints
 from neroli.data.arrays import ArrayFile
 from neroli.training import Recipe, train
 torch.set_num_threads(1)

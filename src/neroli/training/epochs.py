@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from neroli.augmentation import AugmentedReader
-from neroli.checkpoints import Standing
 from neroli.data.pictures import Pictures
 from neroli.data.sources import Failure, ImageBatch
 from neroli.errors import ModelError, NotEnoughImages
 from neroli.models.statement import Epoch
-from neroli.recipe import Recipe
 from neroli.running import evaluation_mode, logits_of, run
+from neroli.training.augmentation import AugmentedReader
+from neroli.training.checkpoints import Standing
+from neroli.training.recipe import Recipe
 
 
 class Session:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from neroli.augmentation import MAX_JITTER, Augmentation
 from neroli.data.preprocessing import MAX_SIDE, Preprocessing
 from neroli.errors import InvalidInput
+from neroli.training.augmentation import MAX_JITTER, Augmentation
 from neroli.validation import check_types
 
 

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
 from neroli import Preprocessing
-from neroli.augmentation import Augmentation, AugmentedReader
 from neroli.data.folders import ImageFolder
 from neroli.errors import ModelError
 from neroli.models import import_torchvision
+from neroli.training.augmentation import Augmentation, AugmentedReader
 
 import_torchvision()
 pytest.importorskip("torchvision")
