@@ -11,6 +11,7 @@ from neroli.classifier import Classifier
 from neroli.data.pictures import Pictures
 from neroli.data.splitting import split
 from neroli.errors import InvalidInput
+from neroli.files import locked
 from neroli.models import load_classifier
 from neroli.training import Recipe, train
 
@@ -42,6 +43,7 @@ def classifier_of(
     Raises:
         ModelError: if the model or its weights cannot be loaded.
         InvalidInput: if it must be trained and the classes of the images are not known.
+        ArtefactError: if another process writes to ``out``.
     """
     model = suite.model
     weights = weights_file(suite, data)
@@ -49,7 +51,8 @@ def classifier_of(
     if model.training is not None and weights is None:
         spec = model.training.arch
         say(f"Training {spec} ...")
-        weights = _trained(suite, images, data, out, device, progress)
+        with locked(out, "benchmark"):
+            weights = _trained(suite, images, data, out, device, progress)
     classifier = load_classifier(
         spec,
         weights,

@@ -94,7 +94,7 @@ def own_suite(
     """
     paths = [Path(path).resolve() for _, path in ood]
     given = {
-        "name": "own",
+        "name": Path(id).resolve().stem or "own",
         "seed": seed,
         "model": {
             "spec": model,

@@ -18,8 +18,10 @@ _NAMED = 5
 """How many of a list are named."""
 
 
-def percent(fraction: float) -> str:
-    """A fraction in %, with one decimal and without the sign."""
+def percent(fraction: float | None) -> str:
+    """A fraction in %, with one decimal and without the sign; a dash if it is not known."""
+    if fraction is None:
+        return NONE
     return f"{100 * fraction:z.1f}".replace("-", "\N{MINUS SIGN}")
 
 

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from neroli.benchmark.suite import Suite
 
 
+SHOWN = 10
+"""Rows on the terminal; the files have all."""
+
+
 def bench(
     suite: Annotated[
         str | None, typer.Argument(help="A built-in suite, as --list names them, or a .toml file.")
@@ -105,7 +109,7 @@ def bench(
 
         if listed:
             facts = {name: describe(name) for name in builtin_names()}
-            emit(as_json, facts, lambda: "\n".join(f"{n}: {about}" for n, about in facts.items()))
+            emit(as_json, facts, lambda: "\n\n".join(facts.values()))
             return
         chosen = _suite(suite, model, weights, head, identity, ood or [])
         from neroli.benchmark.images import benchmark_images
@@ -115,8 +119,11 @@ def bench(
 
         out = out or Path(f"{chosen.name}-bench")
         check_folder(out)
+        wanted = _detectors(detectors)
+        if wanted is not None:
+            chosen.with_detectors(wanted)  # unknown ones are better said before the work
         options = Options(
-            detectors=_detectors(detectors),
+            detectors=wanted,
             resamples=resamples,
             promise=Promise(false_alarm_rate, "average"),
             tune=tune,
@@ -194,9 +201,20 @@ def _facts(out: Path, results: Results) -> dict[str, Any]:
 
 
 def _text(out: Path, results: Results) -> str:
-    from neroli.benchmark.tables import markdown
+    from neroli.benchmark import wording
+    from neroli.explain.facts import plain
 
-    lines = [markdown(results)]
-    lines += [f"{failed.label} gave no result: {failed.reason}" for failed in results.failures]
-    lines += [f"Note: {remark}" for remark in results.remarks]
-    return "\n".join([*lines, f"Wrote {out / 'report.html'} and results.* beside it."])
+    rows = results.rows[:SHOWN]
+    width = max(len(row.label) for row in rows)
+    lines = [*wording.answer(results), ""]
+    lines.append(f"{'AUROC / FPR95 in %':{width}}  {'mean':>25}  {'near':>25}  {'far':>25}")
+    lines += [
+        f"{row.label:{width}}  "
+        + "  ".join(f"{wording.auroc_fpr95(mean):>25}" for mean in (row.mean, row.near, row.far))
+        for row in rows
+    ]
+    if more := len(results.rows) - len(rows):
+        lines.append(f"and {more} more.")
+    lines += ["", *(f"Note: {note}" for note in (*wording.problems(results), *results.remarks))]
+    lines.append(f"Read {out / 'report.html'}; the figures are in results.* beside it.")
+    return "\n".join(map(plain, lines))

@@ -1,4 +1,4 @@
-"""Fine-tuning: the epochs one after the other, the best of which is kept, and what is checked first."""
+"""Fine-tuning: epoch after epoch from a recipe, the best of which is kept."""
 
 from __future__ import annotations
 
