@@ -1,6 +1,7 @@
 """The documentation: its links lead somewhere, its first examples run."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from neroli import Activations, LinearHead
+from neroli.benchmark.suite import Suite, builtin_names
 from neroli.detectors import catalogue, create
 from networks import colour_tensors, trained_colour_network
 
@@ -64,3 +66,12 @@ def test_the_table_of_detectors_is_that_of_the_command() -> None:
     assert catalogue.markdown() in page
     for name in catalogue.own_names():
         assert all(h["meaning"] for h in catalogue.facts(name)["hyperparameters"]), name
+
+
+def test_the_suite_of_the_guide_is_one_and_the_built_in_ones_are_all_named() -> None:
+    page = (ROOT / "docs" / "benchmarking.md").read_text()
+    (block,) = re.findall(r"```toml\n(.*?)```", page, flags=re.DOTALL)
+    suite = Suite.model_validate(tomllib.loads(block))
+    assert [row.title for row in suite.detector] == ["LINe, published for ImageNet"]
+    deit = ("kvasir-v2-deit-s", "gastrovision-deit-s")  # in the row of those they vary
+    assert all(f"`{name}`" in page for name in builtin_names() if name not in deit)
