@@ -153,13 +153,13 @@ def test_each_image_goes_through_the_network_once(
     first = run(suite, images, counting, tmp_path / "out", options)
     total = 120 + 80 + 60 + 25 + 25
     few = counting.model.seen - total
-    assert 0 < few < 40  # to find the head, and whether each detector can be used
+    assert 0 < few < 60  # to find the head, and whether each detector can be used
     assert first.forward.images == total
     before = counting.model.seen
     again = run(suite, images, counting, tmp_path / "out", options)
-    assert counting.model.seen - before < 40
+    assert counting.model.seen - before < 60
     assert again.forward.images == 0
-    assert again.rows == first.rows
+    assert [row.sets for row in again.rows] == [row.sets for row in first.rows]
 
 
 def test_other_detectors_use_what_is_stored(

@@ -22,11 +22,13 @@ class Entry:
         label: what it is called in tables; unique.
         detector: not fitted.
         tuned: whether its hyper-parameters come from the search without OOD data.
+        network_ratio: how long the network takes with what it needs, beside a plain run.
     """
 
     label: str
     detector: Detector
     tuned: bool = False
+    network_ratio: float = 1.0
 
     @property
     def identity(self) -> str:

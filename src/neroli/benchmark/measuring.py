@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from neroli import __version__
-from neroli.activations import Rows
+from neroli.activations import ActivationSource, Rows
 from neroli.benchmark.entries import Entry
 from neroli.benchmark.isolation import Isolated, reason_of
 from neroli.benchmark.results import Cost, Failed
@@ -22,6 +22,8 @@ from neroli.fitting import fit, fit_held_out, learns_held_out
 from neroli.overlap import seeded_half
 from neroli.store import ActivationStore
 
+MOST_TRAINING = 10_000
+
 
 def measure(
     entries: Sequence[Entry],
@@ -30,6 +32,8 @@ def measure(
     say: Callable[[str], object] = lambda text: None,
 ) -> tuple[dict[str, Scores], list[Failed]]:
     """The scores of every detector on every set, and why some have none.
+
+    Of the training images at most ``MOST_TRAINING``, evenly spread, are scored.
 
     Args:
         entries: the detectors.
@@ -55,12 +59,14 @@ def measure(
         for entry, learner in zip(missing, learners, strict=True)
     }
     scored: dict[str, dict[str, Tensor]] = {entry.label: {} for entry in missing}
+    images = 0
     for name, store in stores.of.items():
         say(f"Scoring {name} ...")
-        for entry, values in zip(missing, _score(learners, store), strict=True):
+        source = _some(store) if name == "train" else store
+        images += len(source)
+        for entry, values in zip(missing, _score(learners, source), strict=True):
             if values is not None:
                 scored[entry.label][name] = values
-    images = sum(len(store) for store in stores.of.values())
     failures = []
     for entry, learner in zip(missing, learners, strict=True):
         label = entry.label
@@ -76,6 +82,12 @@ def measure(
         found[label] = Scores(scored[label], cost)
         write_scores(paths[label], found[label])
     return found, failures
+
+
+def _some(store: ActivationStore) -> Rows:
+    """So many training images that it can be told whether a detector knows them again."""
+    step = -(-len(store) // MOST_TRAINING)
+    return Rows(store, torch.arange(len(store)) % step == 0)
 
 
 def learning_half(detector: Detector, stores: Stores) -> Tensor | None:
@@ -100,10 +112,10 @@ def _learn_held_out(learners: Sequence[Isolated], stores: Stores) -> None:
         fit_held_out([each for each, _ in learning], half, calibration.head)
 
 
-def _score(learners: Sequence[Isolated], store: ActivationStore) -> list[Tensor | None]:
+def _score(learners: Sequence[Isolated], source: ActivationSource) -> list[Tensor | None]:
     """The scores of all images by every detector, ``[N]`` float64; None of those that failed."""
     parts: list[list[Tensor]] = [[] for _ in learners]
-    for batch in store.batches():
+    for batch in source.batches():
         for learner, scores in zip(learners, parts, strict=True):
             fresh = batch[:]  # without what others computed, for each its own time
             if (values := learner.score(fresh)) is not None:

@@ -68,17 +68,20 @@ class Mean(_Record):
 
 
 class Cost(_Record):
-    """What a detector costs beside the network.
+    """What a detector costs.
 
     Attributes:
         fit_seconds: what it would take alone, without reading the activations.
         score_seconds: for 1,000 images, from their activations.
         state_bytes: what a saved guard holds of it.
+        network_ratio: how long the network takes with the layers, gradients or further runs that
+            it needs, beside a plain run; roughly, of a few images.
     """
 
     fit_seconds: float
     score_seconds: float
     state_bytes: int
+    network_ratio: float = 1.0
 
 
 class Row(_Record):

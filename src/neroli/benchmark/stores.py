@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from neroli.benchmark.entries import Entry, needed
@@ -57,16 +58,17 @@ def runnable(
     find_head(classifier, pictures)
     batches = pictures.batches(classifier.preprocessing, 2, shape=classifier.input_shape)
     few = next(batch.images for batch in batches if len(batch.images))
-    tried: dict[Requirements, str] = {NOTHING: ""}
+    tried: dict[Requirements, float | str] = {NOTHING: 1.0}
     able, failures = [], []
     for entry in entries:
         requires = needed([entry])
         if requires not in tried:
-            tried[requires] = _lack(classifier, few, requires)
-        if tried[requires]:
-            failures.append(Failed(label=entry.label, reason=tried[requires]))
+            tried[requires] = _tried(classifier, few, requires)
+        found = tried[requires]
+        if isinstance(found, str):
+            failures.append(Failed(label=entry.label, reason=found))
         else:
-            able.append(entry)
+            able.append(replace(entry, network_ratio=found))
     return able, failures
 
 
@@ -136,13 +138,20 @@ def readable_positions(pictures: Pictures, store: ActivationStore) -> list[int]:
     return positions
 
 
-def _lack(classifier: Classifier, few: object, requires: Requirements) -> str:
-    """Why the model does not give what is required; empty if it does."""
+def _tried(classifier: Classifier, few: object, requires: Requirements) -> float | str:
+    """How long the network takes with what is required beside a plain run, or why it fails."""
     try:
         classifier(few, requires=requires)
     except Exception as error:  # of the model, which may not like to be run otherwise
         return reason_of(error)
-    return ""
+    ratios = []
+    for _ in range(3):
+        start = time.perf_counter()
+        classifier(few)
+        plain = time.perf_counter() - start
+        classifier(few, requires=requires)
+        ratios.append((time.perf_counter() - start - plain) / plain)
+    return statistics.median(ratios)
 
 
 def _stamps(path: Path) -> list[int]:

@@ -21,7 +21,6 @@ from neroli.data.named.sets import Nearness
 
 MEMORISES = 0.05
 """How far from a half the AUROC between training and test images must surely lie to be told."""
-MOST_TRAINING = 10_000
 
 
 def rows_of(
@@ -51,10 +50,8 @@ def rows_of(
         resamples=resamples,
         seed=seed,
     )
-    # for whether it was trained on a share of the training images is enough
-    step = -(-len(stores.of["train"]) // MOST_TRAINING)
-    some, tests = range(0, len(stores.of["train"]), step), {"test": len(stores.of["test"])}
-    seen = Resamples(len(some), tests, resamples=resamples, seed=seed)
+    known = len(scores[entries[0].label].sets["train"])
+    seen = Resamples(known, {"test": len(stores.of["test"])}, resamples=resamples, seed=seed)
     found = {entry.label: _resampled(scores[entry.label], drawn) for entry in entries}
     entries = sorted(entries, key=lambda entry: -_value(found[entry.label].auroc_value, nearness))
     best = found[entries[0].label]
@@ -65,9 +62,8 @@ def rows_of(
         own, mine = scores[entry.label], found[entry.label]
         shares = flagged(own, stores, promise, learning_half(entry.detector, stores))
         outside = {} if shares is None else shares.outside
-        trained_on = own.sets["train"][::step].numpy()
-        known = seen.evaluate(trained_on, {"test": own.sets["test"].numpy()})
-        train_test = estimate(known.auroc_value["test"], known.auroc["test"])
+        told = seen.evaluate(own.sets["train"].numpy(), {"test": own.sets["test"].numpy()})
+        train_test = estimate(told.auroc_value["test"], told.auroc["test"])
         rows.append(
             Row(
                 label=entry.label,
@@ -83,7 +79,7 @@ def rows_of(
                 memorises=train_test.low > 0.5 + MEMORISES or train_test.high < 0.5 - MEMORISES,
                 behind_best=None if mine is best else _behind(best, mine, nearness),
                 mean_rank=rank,
-                cost=own.cost,
+                cost=own.cost.model_copy(update={"network_ratio": entry.network_ratio}),
             )
         )
     return rows

@@ -46,6 +46,7 @@ SCHEMA = pa.schema(
         ("fit_seconds", pa.float64()),
         ("score_seconds_per_1000_images", pa.float64()),
         ("state_bytes", pa.int64()),
+        ("network_ratio", pa.float64()),
     ]
 )
 """One row a detector and OOD set; fractions as in the JSON, hyper-parameters as JSON.
@@ -149,6 +150,7 @@ def _record(results: Results, row: Row, ood: SetFacts) -> dict[str, Any]:
         "fit_seconds": row.cost.fit_seconds,
         "score_seconds_per_1000_images": row.cost.score_seconds,
         "state_bytes": row.cost.state_bytes,
+        "network_ratio": row.cost.network_ratio,
     }
 
 
