@@ -190,14 +190,16 @@ def table_with(found: Checked, *heads: str) -> list[list[str]]:
 
 def test_cost_is_beside_that_of_the_network(tmp_path: Path) -> None:
     results = findings.results(forward=findings.Forward(images=500, seconds=10.0))
-    cost = findings.Cost(fit_seconds=1.5, score_seconds=0.3, state_bytes=2_500_000)
+    cost = findings.Cost(
+        fit_seconds=1.5, score_seconds=0.3, state_bytes=2_500_000, network_ratio=3.25
+    )
     results = results.model_copy(
         update={"rows": [row.model_copy(update={"cost": cost}) for row in results.rows]}
     )
     found = page(tmp_path / "r.html", results)
     assert "took 20 s for 1,000 images" in found.text
     # 0.3 s beside 20 s
-    assert table_with(found, "Fit, s")[1][1:] == ["1.50", "300.0", "1.50", "2.5 MB"]
+    assert table_with(found, "Fit, s")[1][1:] == ["1.50", "300.0", "1.50", "2.5 MB", "3.2×"]
     unknown = page(tmp_path / "u.html", CASES["stored activations"])
     assert "network's own time is not known" in unknown.text
     assert not any("Beside" in head for head in table_with(unknown, "Fit, s")[0])
