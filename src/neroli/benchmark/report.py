@@ -67,8 +67,8 @@ def write_bench_report(
         "ranks_shown": MOST,
         "sets": [_SetCharts.of(each, results.rows, curves) for each in results.ood_sets],
         "galleries": [_Cards.of(gallery) for gallery in galleries],
-        "tuning": [_Tuned.of(tuning, results.rows) for tuning in results.tuning],
-        "published": [(each, _measured(each, results.rows)) for each in results.published],
+        "tuning": [_Tuned.of(tuning, results) for tuning in results.tuning],
+        "published": [(each, _measured(each, results)) for each in results.published],
         "network": _network_seconds(results),
     }
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
@@ -184,20 +184,19 @@ class _Tuned:
     """Of the choice."""
 
     @classmethod
-    def of(cls, tuning: Tuning, rows: Sequence[Row]) -> _Tuned:
-        own = [row for row in rows if row.detector == tuning.detector]
+    def of(cls, tuning: Tuning, results: Results) -> _Tuned:
         return cls(
             tuning,
-            next((row for row in own if not row.tuned), None),
-            next((row for row in own if row.tuned), None),
+            results.default_of(tuning.detector),
+            results.tuned_of(tuning.detector),
             next((t.objective for t in tuning.trials if t.settings == tuning.chosen), None),
         )
 
 
-def _measured(published: Published, rows: Sequence[Row]) -> Row | None:
-    """Our own result with the published default settings."""
-    own = (row for row in rows if row.detector == published.detector and not row.tuned)
-    return next(own, None)
+def _measured(published: Published, results: Results) -> Row | None:
+    """Our own result with the paper's settings where a row has these, else with the defaults."""
+    own = [row for row in results.rows if row.detector == published.detector and not row.tuned]
+    return next((row for row in own if row.label != row.detector), next(iter(own), None))
 
 
 def _axis(rows: Sequence[Row]) -> tuple[float, float]:

@@ -259,6 +259,15 @@ class Results(_Record):
         """The OOD sets, in the suite's order."""
         return [each for each in self.sets if each.role == "ood"]
 
+    def default_of(self, detector: str) -> Row | None:
+        """The row of a detector with its published defaults: the plain one, called as it is."""
+        return next((row for row in self.rows if row.label == detector), None)
+
+    def tuned_of(self, detector: str) -> Row | None:
+        """The row of what the search without OOD data chose; None if that is the default."""
+        found = (row for row in self.rows if row.tuned and row.detector == detector)
+        return next(found, None)
+
     def facts_of(self, role: Role) -> SetFacts | None:
         """The ID set of a role, if there is one."""
         return next((each for each in self.sets if each.role == role), None)
