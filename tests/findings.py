@@ -109,7 +109,7 @@ def results(
             label,
             found,
             nearness,
-            detector=label.removesuffix(" (tuned)").lower(),
+            detector=label.removesuffix(" (tuned)"),
             tuned=label.endswith(" (tuned)"),
             mean_rank=float(np.mean([ranks[name][place] for name in nearness])),
             memorises=place == 3,
@@ -166,7 +166,7 @@ def results(
         if tuned is None
         else [
             Tuning(
-                detector=tuned.lower(),
+                detector=tuned,
                 trials=[
                     Trial(settings={}, left_out=0.81, corrupted=0.77),
                     Trial(settings={"k": 10}, left_out=0.84, corrupted=0.79),
@@ -181,7 +181,7 @@ def results(
                 id_set="Kvasir",
                 model="ResNet-18",
                 method="NERO",
-                detector="nero",
+                detector="NERO",
                 auroc=90.76,
                 fpr95=38.14,
                 source="arXiv 2506.15404, table 1",

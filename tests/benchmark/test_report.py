@@ -199,7 +199,7 @@ def test_cost_is_beside_that_of_the_network(tmp_path: Path) -> None:
     found = page(tmp_path / "r.html", results)
     assert "took 20 s for 1,000 images" in found.text
     # 0.3 s beside 20 s
-    assert table_with(found, "Fit, s")[1][1:] == ["1.50", "300.0", "1.50", "2.5 MB", "3.2×"]
+    assert table_with(found, "Fit, s")[1][1:] == ["1.50", "300.0", "1.50", "2.5 MB", "3.2×"]  # noqa: RUF001
     unknown = page(tmp_path / "u.html", CASES["stored activations"])
     assert "network's own time is not known" in unknown.text
     assert not any("Beside" in head for head in table_with(unknown, "Fit, s")[0])
@@ -221,7 +221,7 @@ def test_published_figures_have_their_own_table(tmp_path: Path) -> None:
     results = CASES["usual"]
     found = page(tmp_path / "r.html", results)
     _, nero, other = table_with(found, "Paper")
-    best = next(row for row in results.rows if row.detector == "nero").mean.auroc.value
+    best = next(row for row in results.rows if row.detector == "NERO").mean.auroc.value
     assert nero[3:5] == ["90.8", "38.1"] and nero[-1] == "arXiv 2506.15404, table 1"
     assert float(nero[5]) == pytest.approx(100 * best, abs=0.051)
     assert other[5:7] == ["–", "–"]  # noqa: RUF001

@@ -96,9 +96,10 @@ def test_a_folder_that_cannot_be_written_to_is_told(tmp_path: Path) -> None:
         write_tables(tmp_path / "file", findings.results())
 
 
-def cells(text: str) -> list[list[str]]:
-    """The table of a Markdown text, without its second line."""
-    lines = [line for line in text.splitlines() if line.startswith("| ")]
+def cells(text: str, title: str = "# ") -> list[list[str]]:
+    """The table below a heading of a Markdown text, without its second line."""
+    (part,) = [p for p in re.split(r"^(?=#)", text, flags=re.MULTILINE) if p.startswith(title)]
+    lines = [line for line in part.splitlines() if line.startswith("| ")]
     split = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines]
     return [[cell.strip() for cell in line] for line in split if set(line[0].strip()) != {"-"}]
 
@@ -130,6 +131,15 @@ def test_markdown_is_one_table_whatever_names_are(case: str) -> None:
     for failed in results.failures:
         assert failed.reason in text
     assert results.remarks[0] in text
+
+
+def test_markdown_shows_what_was_tuned_beside_the_default() -> None:
+    results = CASES["usual"]
+    _, (name, default, tuned, settings) = cells(markdown(results), "## Tuned")
+    mean = {row.label: f"{100 * row.mean.auroc.value:.1f} (" for row in results.rows}
+    assert (name, settings) == ("Mahalanobis", "k=10")
+    assert default.startswith(mean["Mahalanobis"])
+    assert tuned.startswith(mean["Mahalanobis (tuned)"])
 
 
 def test_what_cannot_be_used_is_not_written_as_a_number() -> None:
