@@ -173,7 +173,7 @@ class StoreWriter:
             )
         self._lock = ExitStack()
         self._lock.enter_context(locked(self.path, "store"))
-        found = _read_manifest(self.path)
+        found = _read_manifest(self.path, or_none=True)  # this folder is for writing to
         if found is not None and found.key == key:
             self._write_manifest(complete=False)
             self._resume()
@@ -330,7 +330,8 @@ def _shard_paths(folder: Path) -> list[Path]:
     return sorted(folder.glob("shard-*.safetensors"))
 
 
-def _read_manifest(folder: Path) -> _StoreManifest | None:
+def _read_manifest(folder: Path, *, or_none: bool = False) -> _StoreManifest | None:
+    """What ``store.json`` says; None if there is none, or, if so asked, if it is damaged."""
     path = folder / "store.json"
     try:
         manifest = _StoreManifest.model_validate_json(path.read_text())
@@ -339,6 +340,8 @@ def _read_manifest(folder: Path) -> _StoreManifest | None:
     except OSError as error:
         raise ArtefactError(f"Cannot read {str(path)!r}: {error.strerror}.") from None
     except ValueError:
+        if or_none:
+            return None
         raise ArtefactError(
             f"{str(path)!r} is damaged: delete the folder and extract again."
         ) from None

@@ -187,7 +187,7 @@ class _Search:
         """The images at the first of the paths that has any."""
         reasons = []
         places = self.places(images.path)
-        for place in filter(Path.exists, places):
+        for place in filter(_is_there, places):
             try:
                 source = open_images(place)
             except NeroliError as error:
@@ -209,7 +209,7 @@ class _Search:
             tried: list[Path | None] = [None]
         else:
             places = self.places(images.place or (".",))
-            tried = [place for place in (*self.places((".",)), *places) if place.exists()]
+            tried = [place for place in (*self.places((".",)), *places) if _is_there(place)]
         reasons = []
         for place in dict.fromkeys(tried):
             data = self._load(images, place)
@@ -239,6 +239,13 @@ class _Search:
         told = {reason for need in self._missing for reason in need.reasons}
         new = tuple(reason for reason in dict.fromkeys(reasons) if reason not in told)
         self._missing.append(Need([what], tuple(map(str, places)), download, new))
+
+
+def _is_there(place: Path) -> bool:
+    try:
+        return place.exists()
+    except (OSError, ValueError):  # a name too long
+        return False
 
 
 def _ood_parts(data: NamedData) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from neroli.benchmark.entries import Entry
 from neroli.benchmark.isolation import Isolated, reason_of
 from neroli.benchmark.results import Cost, Failed
 from neroli.benchmark.scores import Scores, read_scores, write_scores
-from neroli.benchmark.stores import Stores
+from neroli.benchmark.stores import Stores, file_name
 from neroli.detectors import Detector
 from neroli.files import text_digest
 from neroli.fitting import fit, fit_held_out, learns_held_out
@@ -138,4 +137,4 @@ def _file_name(entry: Entry, stores: Stores) -> str:
     """The file of a detector's scores; another for other settings, images or versions."""
     keys = [f"{name} {store.key}" for name, store in stores.of.items()]
     digest = text_digest([__version__, entry.identity, *keys])
-    return f"{re.sub(r'[^a-z0-9]+', '-', entry.label.lower())[:40]}-{digest[:16]}.safetensors"
+    return f"{file_name(entry.label)}-{digest[:16]}.safetensors"

@@ -26,7 +26,7 @@ def classifier_of(
     out: Path,
     *,
     device: str = "cpu",
-    say: Callable[[str], object] = lambda text: None,
+    say: Callable[[str], None] = lambda text: None,
     progress: bool | None = None,
 ) -> Classifier:
     """The suite's classifier; one that is trained is kept in ``out`` and not trained again.
@@ -52,7 +52,7 @@ def classifier_of(
         spec = model.training.arch
         say(f"Training {spec} ...")
         with locked(out, "benchmark"):
-            weights = _trained(suite, images, data, out, device, progress)
+            weights = _trained(suite, images, data, out, device, progress, say)
     classifier = load_classifier(
         spec,
         weights,
@@ -72,6 +72,7 @@ def _trained(
     out: Path,
     device: str,
     progress: bool | None,
+    say: Callable[[str], None],
 ) -> Path:
     assert suite.model.training is not None
     training, names = _with_classes(images)
@@ -86,6 +87,7 @@ def _trained(
         weights=pretrained_file(suite, data),
         device=device,
         progress=progress,
+        say=say,
     )
     return trained.weights
 

@@ -58,6 +58,7 @@ def write_bench_report(
         "answer": wording.answer(results),
         "problems": wording.problems(results),
         "axis": _axis(results.rows),
+        "span_of_ranks": _span([row.mean_rank for row in results.rows]),
         "tables_of_sets": _in_tables(results.ood_sets),
         "best": {
             each.name: max((row.sets[each.name].auroc.value for row in results.rows), default=None)
@@ -197,6 +198,10 @@ def _measured(published: Published, results: Results) -> Row | None:
     """Our own result with the paper's settings where a row has these, else with the defaults."""
     own = [row for row in results.rows if row.detector == published.detector and not row.tuned]
     return next((row for row in own if row.label != row.detector), next(iter(own), None))
+
+
+def _span(values: Sequence[float]) -> float:
+    return max(values, default=0.0) - min(values, default=0.0)
 
 
 def _axis(rows: Sequence[Row]) -> tuple[float, float]:

@@ -232,10 +232,12 @@ def _remarks(entries: Sequence[Entry], stores: Stores, classifier: Classifier) -
     if agreement is not None and agreement.is_doubtful:
         remarks.append(str(agreement))
     facts = gather([GatherFacts()], stores.of["train"])[0]
+    doubted: dict[str, list[str]] = {}
     for entry in entries:
         detector = entry.detector
-        remarks += facts.doubts(type(detector).__name__, detector.assumed, detector.shrunk)
-    return list(dict.fromkeys(remarks))
+        for doubt in facts.doubts("", detector.assumed, detector.shrunk):
+            doubted.setdefault(doubt.strip(), []).append(entry.label)
+    return remarks + [f"{', '.join(labels)}: {doubt}" for doubt, labels in doubted.items()]
 
 
 def _sets(stores: Stores, nearness: dict[str, Nearness | None]) -> list[SetFacts]:
@@ -282,13 +284,17 @@ def _curves(
 
 def _model_facts(suite: Suite, classifier: Classifier) -> ModelFacts:
     return ModelFacts(
-        spec=suite.model.spec,
+        spec=suite.model.spec or f"{_arch(suite)}, trained by neroli",
         head=classifier.head_name,
         weights_hash=classifier.weights_hash(),
         preprocessing=str(classifier.preprocessing),
         features=classifier.head.num_features,
         classes=classifier.head.num_classes,
     )
+
+
+def _arch(suite: Suite) -> str:
+    return "" if suite.model.training is None else suite.model.training.arch
 
 
 def _versions() -> dict[str, str]:

@@ -36,7 +36,9 @@ def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-Paths = Annotated[tuple[str, ...], pydantic.BeforeValidator(_listed)]
+FilePath = Annotated[str, Field(min_length=1, max_length=4000, pattern=r"^[^\x00]*$")]
+Label = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
+Paths = Annotated[tuple[FilePath, ...], pydantic.BeforeValidator(_listed)]
 """Alternatives, tried in order; a single one may be written without brackets."""
 Positive = Annotated[int, Field(ge=1)]
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
@@ -208,7 +210,7 @@ class OODImages(_Part):
         join: make the sets of part "*" one.
     """
 
-    name: str | None = None
+    name: Label | None = None
     nearness: Nearness | None = None
     images: Images
     every: Positive = 1
@@ -238,7 +240,7 @@ class DetectorRow(_Part):
     """
 
     name: str
-    label: str | None = None
+    label: Label | None = None
     settings: dict[str, Any] = {}
 
     @model_validator(mode="after")
@@ -268,7 +270,7 @@ class Suite(_Part):
         detector: further rows; one without a label stands in for the plain row of its detector.
     """
 
-    name: str = Field(min_length=1)
+    name: Label
     about: str = ""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     model: Model = Model()
@@ -317,6 +319,8 @@ class Suite(_Part):
             InvalidInput: if a name is unknown, or named twice.
         """
         names = group(chosen) if chosen in GROUPS else chosen
+        if not names:
+            raise InvalidInput("No detector is named: give at least one, or 'head'.")
         for name in names:
             create(name)
             if names.count(name) > 1:

@@ -15,6 +15,7 @@ from neroli.benchmark.tuning import GRIDS, tune
 from neroli.classifier import Classifier
 from neroli.data.corruptions import corrupted
 from neroli.detectors import create
+from neroli.errors import InvalidInput
 from neroli.extraction import extract
 
 MOST_CORRUPTED = 2_000
@@ -37,7 +38,7 @@ def searched(
     training images, which the network has seen.
 
     Args:
-        entries: those that are tuned must be among them with their defaults, or are added.
+        entries: of these, those that the search knows and that have their defaults are tuned.
         stores: of the sets.
         classifier: the model, for the corrupted images.
         folder: of the benchmark.
@@ -45,8 +46,12 @@ def searched(
         batch_size: images through the network at a time.
 
     Raises:
+        InvalidInput: if the search knows none of them.
         NeroliError: if neither classes can be left out nor images corrupted.
     """
+    names = [entry.label for entry in entries if entry.label in GRIDS]
+    if not names:
+        raise InvalidInput(f"None of the detectors chosen can be tuned; {', '.join(GRIDS)} can.")
     name = "calibration" if "calibration" in stores.of else "train"
     mask = torch.ones(len(stores.of[name]), dtype=torch.bool)
     train: ActivationSource = stores.of["train"]
@@ -64,11 +69,10 @@ def searched(
         folder / "activations" / "corrupted",
         batch_size=batch_size,
     )
-    tuning = tune(list(GRIDS), train, classifier.head, held_out, spoiled, seed=seed)
-    found = {entry.label: entry for entry in entries}
-    for each in tuning:
-        found.setdefault(each.detector, Entry(each.detector, create(each.detector)))
-        if each.chosen:
-            label = f"{each.detector}, tuned"
-            found[label] = Entry(label, create(each.detector, **each.chosen), tuned=True)
-    return list(found.values()), tuning
+    tuning = tune(names, train, classifier.head, held_out, spoiled, seed=seed)
+    tuned = [
+        Entry(f"{each.detector}, tuned", create(each.detector, **each.chosen), tuned=True)
+        for each in tuning
+        if each.chosen
+    ]
+    return [*entries, *tuned], tuning

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ from neroli.benchmark.isolation import reason_of
 from neroli.benchmark.results import Failed, Forward
 from neroli.classifier import Classifier
 from neroli.data.pictures import Pictures
+from neroli.errors import NotEnoughImages
 from neroli.extraction import extract, find_head, with_classes
 from neroli.files import text_digest
 from neroli.store import ActivationStore
@@ -99,31 +101,44 @@ def extract_all(
     stores: dict[str, ActivationStore] = {}
     images, seconds = 0, 0.0
     for name, pictures in sets.items():
-        path = folder / kind / name.replace("/", "-")
+        path = folder / kind / file_name(name)
         before = _stamps(path)
         say(f"{name}: {len(pictures):,} images ...")
         start = time.perf_counter()
-        stores[name] = extract(
-            classifier,
-            pictures,
-            path,
-            batch_size=batch_size,
-            requires=requires,
-            progress=progress,
-        )
+        try:
+            stores[name] = extract(
+                classifier,
+                pictures,
+                path,
+                batch_size=batch_size,
+                requires=requires,
+                progress=progress,
+            )
+        except NotEnoughImages as error:
+            raise NotEnoughImages(f"{name.removeprefix(OOD)!r}: {error}") from None
         if _stamps(path) != before:
             images += len(stores[name])
             seconds += time.perf_counter() - start
     return Stores(dict(sets), stores, Forward(images=images, seconds=seconds))
 
 
+def file_name(name: str) -> str:
+    """A name for files of what is called so: readable, and of no other name the same."""
+    return f"{re.sub(r'[^a-z0-9]+', '-', name.lower())[:40]}-{text_digest([name])[:8]}"
+
+
 def labelled(classifier: Classifier, pictures: Pictures, class_map: Path | None) -> Pictures:
     """ID images with the classifier's classes as labels, which they may have already.
+
+    The classifier takes their names if it states none.
 
     Raises:
         ClassMapError, InvalidInput, NotEnoughImages: as ``neroli.extraction.with_classes``.
     """
-    return with_classes(classifier, pictures, class_map)[0]
+    found, match = with_classes(classifier, pictures, class_map)
+    if classifier.class_names is None and match is not None:
+        classifier.class_names = match.names(classifier.head.num_classes)
+    return found
 
 
 def readable_positions(pictures: Pictures, store: ActivationStore) -> list[int]:

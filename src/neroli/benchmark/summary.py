@@ -21,6 +21,8 @@ from neroli.data.named.sets import Nearness
 
 MEMORISES = 0.05
 """How far from a half the AUROC between training and test images must surely lie to be told."""
+FEW = 30
+"""Of fewer training or test images that cannot be said."""
 
 
 def rows_of(
@@ -51,6 +53,7 @@ def rows_of(
         seed=seed,
     )
     known = len(scores[entries[0].label].sets["train"])
+    enough = min(known, len(stores.of["test"])) >= FEW
     seen = Resamples(known, {"test": len(stores.of["test"])}, resamples=resamples, seed=seed)
     found = {entry.label: _resampled(scores[entry.label], drawn) for entry in entries}
     entries = sorted(entries, key=lambda entry: -_value(found[entry.label].auroc_value, nearness))
@@ -76,13 +79,17 @@ def rows_of(
                 far=_mean(mine, far) if far else None,
                 flagged_id=None if shares is None else shares.inside,
                 train_test=train_test,
-                memorises=train_test.low > 0.5 + MEMORISES or train_test.high < 0.5 - MEMORISES,
+                memorises=enough and _is_far(train_test),
                 behind_best=None if mine is best else _behind(best, mine, nearness),
                 mean_rank=rank,
                 cost=own.cost.model_copy(update={"network_ratio": entry.network_ratio}),
             )
         )
     return rows
+
+
+def _is_far(train_test: Estimate) -> bool:
+    return train_test.low > 0.5 + MEMORISES or train_test.high < 0.5 - MEMORISES
 
 
 def _resampled(scores: Scores, drawn: Resamples) -> Resampled:

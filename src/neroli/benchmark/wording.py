@@ -13,6 +13,7 @@ NONE = "\N{EN DASH}"
 FEW_SETS = 3
 """Below this a mean over sets says little about another set."""
 FEW_IMAGES = 100
+FEW_RESAMPLES = 200
 """Below this the threshold that accepts 95 % rests on fewer than five images."""
 _NAMED = 5
 """How many of a list are named."""
@@ -188,6 +189,11 @@ def _few(results: Results) -> Iterable[str]:
         for each in results.sets
         if each.role in ("test", "ood") and each.images < FEW_IMAGES
     ]
+    if results.resamples < FEW_RESAMPLES:
+        yield (
+            f"Intervals are of {counted(results.resamples, 'resample')} only, which is rough: "
+            f"take {FEW_RESAMPLES} or more."
+        )
     if small:
         verb = "has" if len(small) == 1 else "have"
         yield f"{listed(small)} {verb} fewer than {FEW_IMAGES} images: look at the intervals."

@@ -119,6 +119,9 @@ def bench(
 
         out = out or Path(f"{chosen.name}-bench")
         check_folder(out)
+        _check_apart(
+            out, [*([identity] if identity else []), *(_ood(each)[1] for each in ood or [])]
+        )
         wanted = _detectors(detectors)
         if wanted is not None:
             chosen.with_detectors(wanted)  # unknown ones are better said before the work
@@ -173,6 +176,18 @@ def _suite(
             "Name a suite (--list shows them), or give --model, --id and at least one --ood."
         )
     return own_suite(model, weights, identity, [_ood(each) for each in ood], head=head)
+
+
+def _check_apart(out: Path, images: list[Path]) -> None:
+    """Raise InvalidInput if results would be written among the images."""
+    from neroli.errors import InvalidInput
+
+    for folder in images:
+        if out.resolve().is_relative_to(folder.resolve()):
+            raise InvalidInput(
+                f"The results {str(out)!r} would lie among the images of {str(folder)!r}: choose "
+                "another folder with --out."
+            )
 
 
 def _ood(text: str) -> tuple[str, Path]:

@@ -42,8 +42,13 @@ def split(pictures: Pictures, share: float = 0.2, seed: int = 0) -> tuple[Pictur
     else:
         try:
             sides = train_test_split(rows, test_size=share, random_state=seed, stratify=classes)
-        except ValueError as error:
-            raise NotEnoughImages(f"These {len(rows)} images cannot be split: {error}") from None
+        except ValueError:
+            names, counts = np.unique(classes, return_counts=True)
+            raise NotEnoughImages(
+                f"These {len(rows)} images of {len(names)} classes cannot be split so that every "
+                f"class is on both sides, {share:.3g} of the images on one: the smallest class has "
+                f"{counts.min()}. Give more images or another share."
+            ) from None
     training, calibration = (pictures.subset(np.sort(side).tolist()) for side in sides)
     return training, calibration
 

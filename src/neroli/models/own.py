@@ -11,7 +11,7 @@ from types import ModuleType
 from torch import nn
 
 from neroli.data.preprocessing import Preprocessing
-from neroli.errors import ModelError
+from neroli.errors import ModelError, first_line
 from neroli.models import timm
 from neroli.models.loaded import LoadedModel
 from neroli.models.torchvision import import_torchvision, lacks_operators
@@ -65,7 +65,7 @@ def as_loaded(model: nn.Module) -> LoadedModel:
 
 
 def _raised(module: str, factory: str, error: BaseException) -> str:
-    return f"The model {module}:{factory} raised {type(error).__name__}: {error}"
+    return f"The model {module}:{factory} raised {type(error).__name__}: {first_line(error)}"
 
 
 def _imported(module: str) -> ModuleType:
