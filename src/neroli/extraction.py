@@ -26,7 +26,7 @@ from neroli.data.sources import Failure, ImageBatch, ImageLoader, ImageSource
 from neroli.errors import ArtefactError, InvalidInput, NotEnoughImages
 from neroli.files import text_digest
 from neroli.store import ActivationStore, Origin, StoreWriter
-from neroli.taps import NOTHING, Requirements
+from neroli.taps import NOTHING, Kept, Requirements
 
 IMAGE_BATCH = 64
 """Images that go through the network at a time."""
@@ -108,7 +108,7 @@ def extract(
         source = with_classes(classifier, source)[0]
     find_head(classifier, source, requires)
     origin = Origin(classifier.weights_hash(), classifier.head_name, source.content)
-    key = store_key(origin, classifier, source, requires)
+    key = store_key(origin, classifier, source, requires.kept)
     if (store := _finished(path, key)) is not None:
         return store
     with StoreWriter(path, classifier.head, key, origin) as writer:
@@ -122,6 +122,21 @@ def extract(
         ):
             writer.append(batch.activations, batch.images)
     return ActivationStore(path)
+
+
+def stored(
+    classifier: Classifier, source: ImageSource, path: Path | str, kept: Kept
+) -> ActivationStore | None:
+    """The complete store of these images and this classifier, if it is there.
+
+    Args:
+        classifier: whose head, and map before pooling if that is kept, were found.
+        source: the images.
+        path: the store's folder.
+        kept: what it keeps beside features and logits.
+    """
+    origin = Origin(classifier.weights_hash(), classifier.head_name, source.content)
+    return _finished(path, store_key(origin, classifier, source, kept))
 
 
 @contextmanager
@@ -242,17 +257,15 @@ def find_head(
     raise NotEnoughImages(f"None of the {len(failures)} images could be read{why}.")
 
 
-def store_key(
-    origin: Origin, classifier: Classifier, source: ImageSource, requires: Requirements
-) -> str:
+def store_key(origin: Origin, classifier: Classifier, source: ImageSource, kept: Kept) -> str:
     """What identifies a store: weights, head, preprocessing, taps and the images in order."""
     preprocessing = classifier.preprocessing
     parts: dict[str, Any] = {
         **asdict(origin),
         "preprocessing": None if preprocessing is None else asdict(preprocessing),
-        "taps": [str(tap) for tap in requires.taps],
-        "probes": [str(probe) for probe in requires.probes],
-        "prepool": classifier.prepool_name if requires.prepool else None,
+        "taps": list(kept.taps),
+        "probes": list(kept.probes),
+        "prepool": classifier.prepool_name if kept.prepool else None,
         "input_shape": classifier.input_shape,  # pictures of another are unreadable
         "images": source.fingerprint or uuid.uuid4().hex,  # unknown images are never the same
     }

@@ -130,6 +130,20 @@ class Tapped:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """What a store keeps beside features and logits, by name."""
+
+    taps: tuple[str, ...] = ()
+    prepool: bool = False
+    probes: tuple[str, ...] = ()
+
+    def holds(self, other: Kept) -> bool:
+        """Whether it keeps all that another does."""
+        more = set(self.taps) >= set(other.taps) and set(self.probes) >= set(other.probes)
+        return more and self.prepool >= other.prepool
+
+
+@dataclass(frozen=True)
 class Requirements:
     """What detectors need beyond features and logits.
 
@@ -149,6 +163,12 @@ class Requirements:
         taps = dict.fromkeys((*self.taps, *other.taps))
         probes = dict.fromkeys((*self.probes, *other.probes))
         return Requirements(tuple(taps), self.prepool or other.prepool, tuple(probes))
+
+    @property
+    def kept(self) -> Kept:
+        """What a store of these keeps."""
+        probes = tuple(map(str, self.probes))
+        return Kept(tuple(map(str, self.taps)), self.prepool, probes)
 
     def sites(self) -> list[Site]:
         """The layers that are needed by name."""

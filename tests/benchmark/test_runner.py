@@ -277,6 +277,54 @@ def test_the_search_adds_a_row_beside_the_published_one(
         assert rows["knn, tuned"].tuned
 
 
+def test_sets_whose_names_are_alike_are_kept_apart(
+    folders: Path, classifier: Classifier, tmp_path: Path
+) -> None:
+    draw = np.random.default_rng(1)
+    (tmp_path / "dark").mkdir()
+    size = np.asarray(Image.open(next((folders / "noise").iterdir()))).shape
+    for number in range(20):
+        Image.fromarray(draw.integers(0, 9, size, np.uint8)).save(tmp_path / f"dark/{number}.png")
+    suite = own_suite("", None, folders / "id", [("near", folders / "noise")], detectors=["msp"])
+    sets = {"a/b": folders / "noise", "a-b": tmp_path / "dark", "A/B": folders / "stripes"}
+    given = suite.model_dump(exclude_unset=True) | {
+        "ood": [{"name": n, "nearness": "far", "images": str(p)} for n, p in sets.items()]
+    }
+    alike, options = Suite.model_validate(given), Options(resamples=5, gallery=0)
+    results = run(alike, benchmark_images(alike), classifier, tmp_path / "out", options)
+    assert {facts.name: facts.images for facts in results.ood_sets} == {
+        "a/b": 25,
+        "a-b": 20,
+        "A/B": 25,
+    }
+    stores = [path.parent.name for path in (tmp_path / "out").rglob("store.json")]
+    assert len({name.lower() for name in stores}) == 6
+
+
+def test_a_damaged_cache_is_made_anew(
+    suite: Suite, images: BenchmarkImages, classifier: Classifier, tmp_path: Path
+) -> None:
+    options = Options(detectors=("msp", "knn"), resamples=5, gallery=0)
+    first = run(suite, images, classifier, tmp_path / "out", options)
+    for path in (tmp_path / "out").rglob("*"):
+        if path.name == "store.json" or path.suffix == ".safetensors":
+            path.write_bytes(path.read_bytes()[:90])
+    again = run(suite, images, classifier, tmp_path / "out", options)
+    assert [row.sets for row in again.rows] == [row.sets for row in first.rows]
+
+
+def test_of_few_detectors_only_these_are_tuned(
+    suite: Suite, images: BenchmarkImages, classifier: Classifier, tmp_path: Path
+) -> None:
+    options = Options(detectors=("msp", "dice"), resamples=5, gallery=0, tune=True)
+    results = run(suite, images, classifier, tmp_path / "out", options)
+    assert [tuning.detector for tuning in results.tuning] == ["dice"]
+    assert {row.detector for row in results.rows} == {"msp", "dice"}
+    none = Options(detectors=("msp",), resamples=5, gallery=0, tune=True)
+    with pytest.raises(InvalidInput, match="None of the detectors chosen can be tuned"):
+        run(suite, images, classifier, tmp_path / "out", none)
+
+
 def test_a_folder_of_other_files_is_left_alone(
     suite: Suite, images: BenchmarkImages, classifier: Classifier, tmp_path: Path
 ) -> None:

@@ -21,6 +21,7 @@ STYLES = 5
 """Line styles in the style sheet, each with its own colour and dashes."""
 _BINS = 32
 _POINTS = 64
+_REACH = 6.0
 _TAIL = 0.005
 """Share of images on either side that is gathered in the outermost bin."""
 
@@ -240,13 +241,20 @@ def _checked(scores: Any) -> Array:
 
 
 def _edges(inside: Array, outside: Array) -> Array:
-    """Of bins over the middle 99 % of both."""
-    ends = np.array([np.quantile(scores, [_TAIL, 1 - _TAIL]) for scores in (inside, outside)])
+    """Of bins over the middle 99 % of both, less of those with far outliers."""
+    ends = np.array([_ends(scores) for scores in (inside, outside)])
     low, high = float(ends.min()), float(ends.max())
     if high - low <= 1e-9 * max(abs(low), abs(high)):  # all but equal
         margin = 0.5 * abs(low) or 0.5
         low, high = low - margin, high + margin
     return np.linspace(low, high, _BINS + 1)
+
+
+def _ends(scores: Array) -> tuple[float, float]:
+    """The middle 99 %, but not beyond some times the middle half: a few would squeeze the rest."""
+    low, quarter, three_quarters, high = np.quantile(scores, [_TAIL, 0.25, 0.75, 1 - _TAIL])
+    reach = _REACH * (three_quarters - quarter) or np.inf
+    return max(low, quarter - reach), min(high, three_quarters + reach)
 
 
 def _shares(scores: Array, edges: Array) -> Array:

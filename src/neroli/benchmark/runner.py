@@ -185,17 +185,13 @@ def _prepared(
     entries, failures = entries_of(chosen.rows(), suite.model.layers)
     sets = _pictures(images, classifier, options)
     entries, lacking = runnable(entries, classifier, sets["train"])
-    # if a few are chosen, what the suite's others need is kept too, for the next run
-    others = [] if chosen is suite else entries_of(suite.rows(), suite.model.layers)[0]
-    others = [entry for entry in others if not entry.detector.requires.probes]
-    others, _ = runnable(others, classifier, sets["train"])
     if not entries:
         reason = next((each.reason for each in (*lacking, *failures)), "none was chosen")
         raise InvalidInput(f"None of the detectors can be used on this model: {reason}")
     stores = extract_all(
         classifier,
         sets,
-        needed([*entries, *others]),
+        needed(entries),
         out / "activations",
         batch_size=options.batch_size,
         progress=options.progress,

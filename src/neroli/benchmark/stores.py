@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from neroli.benchmark.entries import Entry, needed
@@ -15,13 +16,15 @@ from neroli.benchmark.results import Failed, Forward
 from neroli.classifier import Classifier
 from neroli.data.pictures import Pictures
 from neroli.errors import NotEnoughImages
-from neroli.extraction import extract, find_head, with_classes
-from neroli.files import text_digest
+from neroli.extraction import extract, find_head, stored, with_classes
+from neroli.files import atomic_path, text_digest
 from neroli.store import ActivationStore
-from neroli.taps import NOTHING, Requirements
+from neroli.taps import NOTHING, Kept, Requirements
 
 OOD = "ood/"
 """Before the names of OOD sets, to tell them from train, calibration and test."""
+KEPT = "kept.json"
+"""In a folder of stores: what they keep."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,14 +93,21 @@ def extract_all(
         classifier: what to run.
         sets: the images by set; labels are kept where they are class indices.
         requires: what to keep beside features and logits.
-        folder: where; activations with other requirements stay beside these.
+        folder: where; activations with other requirements stay beside these, and are used if they
+            hold all that is required.
         batch_size, progress: as in ``neroli.extract``.
         say: told what is being done.
 
     Raises:
         NotEnoughImages, InvalidInput, ArtefactError: as ``neroli.extract``.
     """
-    kind = text_digest([str(requires.taps), str(requires.prepool), str(requires.probes)])[:8]
+    find_head(classifier, next(iter(sets.values())), requires)
+    if (found := _with_all(classifier, sets, requires.kept, folder)) is not None:
+        return Stores(dict(sets), found, Forward(images=0, seconds=0.0))
+    kept = json.dumps(asdict(requires.kept), sort_keys=True)
+    kind = text_digest([kept])[:8]
+    with atomic_path(folder / kind / KEPT) as path:
+        path.write_text(kept)
     stores: dict[str, ActivationStore] = {}
     images, seconds = 0, 0.0
     for name, pictures in sets.items():
@@ -120,6 +130,32 @@ def extract_all(
             images += len(stores[name])
             seconds += time.perf_counter() - start
     return Stores(dict(sets), stores, Forward(images=images, seconds=seconds))
+
+
+def _with_all(
+    classifier: Classifier, sets: Mapping[str, Pictures], needed: Kept, folder: Path
+) -> dict[str, ActivationStore] | None:
+    """Complete stores of all sets that keep at least what is needed, of an earlier run."""
+    for path in sorted(folder.glob(f"*/{KEPT}")):
+        kept = _read_kept(path)
+        if kept is None or not kept.holds(needed):
+            continue
+        found = {
+            name: stored(classifier, pictures, path.parent / file_name(name), kept)
+            for name, pictures in sets.items()
+        }
+        whole = {name: store for name, store in found.items() if store is not None}
+        if len(whole) == len(sets):
+            return whole
+    return None
+
+
+def _read_kept(path: Path) -> Kept | None:
+    try:
+        found = json.loads(path.read_text())
+        return Kept(tuple(found["taps"]), bool(found["prepool"]), tuple(found["probes"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def file_name(name: str) -> str:
