@@ -124,12 +124,13 @@ def naive_of(pool: list, kept: list, order: str) -> list[str]:
     return [identity for identity in naive(pool, order) if identity in ids]
 
 
-def test_impossible_queues_are_refused(records: Records) -> None:
+def test_impossible_questions_are_refused(records: Records) -> None:
     for make in (
         lambda: Filters(order="score"),  # type: ignore[arg-type]
         lambda: records.queue(size=0),
         lambda: records.queue(after="x:y"),
         lambda: records.queue(after="12"),
+        lambda: records.picture("x", "note"),  # type: ignore[arg-type]
     ):
         with pytest.raises(InvalidInput):
             make()

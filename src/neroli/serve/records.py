@@ -91,7 +91,13 @@ class Records:
             return _found(connection, identity)
 
     def picture(self, identity: str, kind: Literal["thumbnail", "image"]) -> bytes | None:
-        """The thumbnail (JPEG) or whole image (PNG) of a record; None if it was not kept."""
+        """The thumbnail (JPEG) or whole image (PNG) of a record; None if it was not kept.
+
+        Raises:
+            InvalidInput: if ``kind`` is another word.
+        """
+        if kind not in ("thumbnail", "image"):
+            raise InvalidInput(f"A picture is a 'thumbnail' or an 'image', got {kind!r}.")
         with self._database.reading() as connection:
             found = connection.execute(
                 f"SELECT {kind} FROM picture JOIN record USING (row) WHERE id = ?", [identity]
