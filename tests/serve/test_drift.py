@@ -267,8 +267,21 @@ def test_it_follows_the_records_of_its_guard_once_each(tmp_path: Path) -> None:
     records.add([scored(p_value=0.3, is_ood=False)])
     assert drift.follow(records, GUARD) == 1
     expected.update([0.5, 0.02, 0.7, 0.3], [False, True, False, False])
-    expected.row = 5
+    expected.row, expected.taken_at = 5, scored().at
     assert drift.to_dict() == expected.to_dict()
+
+
+def test_of_images_that_come_together_or_again_it_takes_one(tmp_path: Path) -> None:
+    records = opened(tmp_path)
+    first = scored(at=100.0, p_value=0.5, is_ood=False)
+    close = [scored(at=at) for at in (101.0, 109.9)]
+    again = scored(at=120.0, content=first.content, p_value=0.5, is_ood=False)
+    records.add([first, *close, again, scored(at=110.0, p_value=0.3, is_ood=False)])
+    drift, expected = Drift(99, apart=10.0), Drift(99)
+    assert drift.follow(records, GUARD) == 2
+    expected.update([0.5, 0.3], [False, False])
+    assert (drift.martingale, drift.cusum) == (expected.martingale, expected.cusum)
+    assert Drift.from_dict(drift.to_dict()).to_dict() == drift.to_dict()
 
 
 def test_with_thresholds_for_each_class_each_is_compared_with_its_own_images() -> None:
@@ -305,6 +318,7 @@ def test_impossible_input_is_refused() -> None:
     drift = Drift(100)
     for call in (
         lambda: Drift(100, 0.0),
+        lambda: Drift(100, apart=-1.0),
         lambda: drift.update([0.0], [False]),
         lambda: drift.update([float("nan")], [False]),
         lambda: drift.update([0.5, 0.5], [False]),

@@ -60,6 +60,16 @@ def test_order_is_that_of_arrival_whatever_the_clock_says(records: Records) -> N
     assert list(records.p_values(guard="f" * 16)) == []
 
 
+def test_an_image_that_comes_again_is_recorded_but_has_one_p_value_a_guard(
+    records: Records,
+) -> None:
+    first = scored()
+    again, by_another = scored(content=first.content), scored(content=first.content, guard="f" * 16)
+    records.add([first, again, by_another, scored()])
+    assert [row for row, _, _ in records.p_values()] == [1, 3, 4]
+    assert records.get(again.id).row == 2
+
+
 def naive(pool: list, order: str) -> list[str]:
     keys = {
         "p_value": lambda pair: (pair[1].p_value, pair[0]),

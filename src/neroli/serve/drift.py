@@ -39,9 +39,11 @@ class Drift:
         promise: of the thresholds, by which images are flagged.
         groups: of every class, which of the ``calibration_images`` it was calibrated on, None if it
             has no promise and is left out; without groups, all belong to the first.
+        apart: seconds between images that ``follow`` takes. Both tests hold for images that come
+            independently of one another; of a video, let no two frames be taken.
 
     Raises:
-        InvalidInput: if the rate is out of range.
+        InvalidInput: if a number is out of range.
         NotEnoughImages: if there are too few calibration images for the promise.
     """
 
@@ -52,23 +54,27 @@ class Drift:
         *,
         promise: Promise | None = None,
         groups: Sequence[int | None] | None = None,
+        apart: float = 0.0,
     ) -> None:
         if not 1e-6 <= false_alarm_rate <= 0.5:
             raise InvalidInput(
                 f"The false-alarm rate of drift lies between 0 and 0.5, got {false_alarm_rate!r}."
             )
+        if not 0 <= apart < math.inf:
+            raise InvalidInput(f"apart is a number of seconds, 0 or more, got {apart!r}.")
         if isinstance(calibration_images, int):
             calibration_images = [calibration_images]
         self.calibration_images = tuple(calibration_images)
         self.false_alarm_rate = false_alarm_rate
         self.promise = promise or Promise()
+        self.apart = apart
         self.groups = None if groups is None else tuple(groups)
         self.flagged_share = self._flagged_share(self.calibration_images)
         self.martingale_limit = 2 / false_alarm_rate
         self._cusum = designed(self.flagged_share, false_alarm_rate / 4, RUN)
         self._ranks = np.stack([level_ranks(n) for n in self.calibration_images])
         self._sizes = np.array(self.calibration_images) + 1
-        self.row = 0
+        self.row, self.taken_at = 0, -1e300
         self.reset()
 
     flagged_share: float
@@ -77,14 +83,18 @@ class Drift:
     """Capital at which the martingale alarms."""
 
     @classmethod
-    def of(cls, calibration: Calibration, false_alarm_rate: float = 0.01) -> Self:
+    def of(
+        cls, calibration: Calibration, false_alarm_rate: float = 0.01, *, apart: float = 0.0
+    ) -> Self:
         """The tests for a calibrated guard."""
+        promise = calibration.promise
         if not (own := calibration.own_classes):
-            return cls(len(calibration), false_alarm_rate, promise=calibration.promise)
+            return cls(len(calibration), false_alarm_rate, promise=promise, apart=apart)
         return cls(
             [int((calibration.predictions == c).sum()) for c in own],
             false_alarm_rate,
-            promise=calibration.promise,
+            promise=promise,
+            apart=apart,
             groups=[own.index(c) if c in own else None for c in range(calibration.num_classes)],
         )
 
@@ -102,7 +112,9 @@ class Drift:
         self._highest = (-math.inf, 0)
 
     row: int
-    """Row number of the last record that ``follow`` took."""
+    """Row number of the last record that ``follow`` saw."""
+    taken_at: float
+    """And when that image came that was taken last, in seconds since 1970."""
     images: int
     """Images that came, those left out included."""
     martingale: float
@@ -156,17 +168,20 @@ class Drift:
             self._note()
 
     def follow(self, records: Records, guard: str) -> int:
-        """Take the images recorded since the last one taken, and return their number.
+        """Take what was recorded since the last call, and return the number of images taken.
 
         Args:
-            records: from which none is taken twice, also after a restart from ``to_dict``.
+            records: of which none is taken twice, also after a restart from ``to_dict``; an image
+                that comes again is not taken.
             guard: version of the guard that is calibrated so.
         """
         count = 0
         for arrival in records.arrivals(self.row, guard):
-            self.update([arrival.p_value], [arrival.is_ood], [arrival.predicted_class])
             self.row = arrival.row
-            count += 1
+            if arrival.at >= self.taken_at + self.apart:
+                self.update([arrival.p_value], [arrival.is_ood], [arrival.predicted_class])
+                self.taken_at = arrival.at
+                count += 1
         return count
 
     def doubts(self) -> list[str]:
@@ -193,7 +208,9 @@ class Drift:
                 "per_class": self.promise.per_class,
             },
             "groups": None if self.groups is None else list(self.groups),
+            "apart": self.apart,
             "row": self.row,
+            "taken_at": self.taken_at,
             "images": self.images,
             "martingale": self.martingale,
             "cusum": self.cusum,
@@ -219,8 +236,10 @@ class Drift:
                 values["false_alarm_rate"],
                 promise=Promise(**values["promise"]),
                 groups=values["groups"],
+                apart=values["apart"],
             )
-            drift.row, drift.images = values["row"], values["images"]
+            drift.row, drift.taken_at = values["row"], values["taken_at"]
+            drift.images = values["images"]
             drift.martingale = values["martingale"]
             drift.cusum, drift.alarms = values["cusum"], dict(values["alarms"])
             drift.history = [(n, capital, total) for n, capital, total in values["history"]]

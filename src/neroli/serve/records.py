@@ -42,12 +42,13 @@ Stored = tuple[bytes | None, bytes | None]
 
 
 class Arrival(NamedTuple):
-    """What drift is seen by: row number, p-value, verdict and predicted class of one image."""
+    """What drift is seen by: an image that was not scored before."""
 
     row: int
     p_value: float
     is_ood: bool
     predicted_class: int
+    at: float
 
 
 class Records:
@@ -176,24 +177,26 @@ class Records:
     def arrivals(self, after: int = 0, guard: str | None = None) -> Iterator[Arrival]:
         """What was scored, in order of arrival; records added meanwhile are included.
 
+        An image that comes again, as when a client asks twice, is left out: it says nothing new.
+
         Args:
             after: the row number to go on from.
             guard: version; None for all.
         """
-        where = "row > ?" + (" AND guard = ?" if guard is not None else "")
+        of_guard = "" if guard is None else "AND guard = ?"
         query = (
-            f"SELECT row, p_value, is_ood, predicted_class FROM record WHERE {where} "
+            "SELECT row, p_value, is_ood, predicted_class, at FROM record AS new WHERE row > ? "
+            f"{of_guard} AND NOT EXISTS (SELECT 1 FROM record AS old WHERE "
+            "old.content = new.content AND old.guard = new.guard AND old.row < new.row) "
             f"ORDER BY row LIMIT {CHUNK}"
         )
-        rows = [(after, 0.0, 0, 0)]
+        rows = [(after, 0.0, 0, 0, 0.0)]
         while rows:
-            with (
-                self._database.reading() as connection
-            ):  # no longer than a chunk: it holds the log back
+            with self._database.reading() as connection:  # for a chunk: it holds the log back
                 values = [rows[-1][0]] + ([guard] if guard is not None else [])
                 rows = connection.execute(query, values).fetchall()
-            for row, p_value, is_ood, predicted in rows:
-                yield Arrival(row, p_value, bool(is_ood), predicted)
+            for row, p_value, is_ood, predicted, at in rows:
+                yield Arrival(row, p_value, bool(is_ood), predicted, at)
 
     def p_values(
         self, after: int = 0, guard: str | None = None
