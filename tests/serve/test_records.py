@@ -140,6 +140,8 @@ def test_impossible_questions_are_refused(records: Records) -> None:
         lambda: records.queue(size=0),
         lambda: records.queue(after="x:y"),
         lambda: records.queue(after="12"),
+        lambda: records.queue(Filters(predicted_class=10**30)),
+        lambda: records.get("\ud800"),
         lambda: records.picture("x", "note"),  # type: ignore[arg-type]
     ):
         with pytest.raises(InvalidInput):
@@ -170,8 +172,11 @@ def test_a_decision_is_one_of_two_words_on_a_record_that_exists(records: Records
         records.decide(one.id, "maybe")  # type: ignore[arg-type]
     with pytest.raises(InvalidInput, match="2000 characters"):
         records.decide(one.id, "ood", "x" * 2001)
+    with pytest.raises(InvalidInput, match="cannot be recorded"):
+        records.decide(one.id, "ood", "broken \ud800")
     with pytest.raises(UnknownRecord):
         records.decide("0" * 32, "ood")
+    assert records.get(one.id).decision is None and records.decisions().decided == 0
 
 
 def test_the_oldest_beyond_the_limit_go_with_their_pictures_but_stay_counted(

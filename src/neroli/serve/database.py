@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from neroli.errors import InvalidInput, RecordsError
-from neroli.serve.schema import connect, explained, open_writer, transaction
+from neroli.serve.schema import connect, explained, open_writer, storable, transaction
 
 PAGES_FREED = 256
 """Pages of the file that are given back at a time."""
@@ -49,7 +49,8 @@ class Database:
         """Apply a change, all of it or nothing; when this returns, it survives a power loss.
 
         Raises:
-            InvalidInput: if ``apply`` raises it; changes that share its commit are applied.
+            InvalidInput: if ``apply`` raises it, or a value cannot be stored; changes that share
+                its commit are applied.
         """
         change = _Change(apply)
         with self._listing:
@@ -68,7 +69,7 @@ class Database:
         with self._listing:
             self._check_open()
             connection = self._readers.pop() if self._readers else None
-        with explained(self.path):
+        with explained(self.path), storable():
             connection = connection or connect(self.path)
             try:
                 yield connection
@@ -99,7 +100,8 @@ class Database:
                 for change in changes:
                     self._writer.execute("SAVEPOINT change")
                     try:
-                        change.apply(self._writer)
+                        with storable():
+                            change.apply(self._writer)
                     except InvalidInput as error:
                         change.error = error
                         self._writer.execute("ROLLBACK TO change")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from neroli.errors import RecordsError
+from neroli.errors import InvalidInput, RecordsError
 
 APPLICATION = 0x4E65524F
 """Marks the file as neroli's."""
@@ -102,6 +102,19 @@ def explained(path: Path) -> Iterator[None]:
         raise RecordsError(f"{_reason(error, path)} ({error}).") from error
     except OSError as error:
         raise RecordsError(f"Cannot write {str(path)!r}: {error.strerror or error}.") from None
+
+
+@contextmanager
+def storable() -> Iterator[None]:
+    """Turn values that no database holds into one sentence: huge numbers, broken characters.
+
+    Raises:
+        InvalidInput: instead of Python's own errors.
+    """
+    try:
+        yield
+    except (OverflowError, UnicodeEncodeError) as error:
+        raise InvalidInput(f"A value cannot be recorded: {error}.") from None
 
 
 def _reason(error: sqlite3.DatabaseError, path: Path) -> str:
