@@ -1,0 +1,1 @@
+"""The server: a saved guard behind HTTP, with a record of what it said and pages to review it."""

@@ -1,0 +1,71 @@
+"""How a server is run: its address, its limits, and what it keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from neroli.errors import InvalidInput
+
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What clients may ask for; more is refused with 413, 429 or 503.
+
+    Args:
+        upload_bytes: of the body of a request.
+        pixels: of one image, decoded.
+        images: in one request.
+        requests_per_minute: of one client address; None does not count them.
+        queue: images waiting for the network; further ones are refused with 503.
+        upload_seconds: to send the body of a request.
+    """
+
+    upload_bytes: int = 32 * 2**20
+    pixels: int = 50_000_000
+    images: int = 64
+    requests_per_minute: int | None = None
+    queue: int = 256
+    upload_seconds: float = 30.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a server is run.
+
+    Args:
+        host: address to listen on; any but loopback needs a token.
+        port: to listen on; 0 takes a free one.
+        token: that clients must send as ``Authorization: Bearer TOKEN``; None asks for none.
+        name: of the guard, as the Open Inference Protocol calls the model.
+        batch_size: images through the network at a time.
+        latency: seconds a request may wait for others to share a batch with.
+        keep_thumbnails, keep_images: whether records hold a small picture, or the whole image;
+            they may be patient data.
+        keep_records: how many records are kept, the newest; None keeps all.
+        limits: what clients may ask for.
+
+    Raises:
+        InvalidInput: if another address than loopback has no token, or a number is out of range.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    token: str | None = field(default=None, repr=False)
+    name: str = "guard"
+    batch_size: int = 32
+    latency: float = 0.01
+    keep_thumbnails: bool = False
+    keep_images: bool = False
+    keep_records: int | None = None
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        if self.host not in LOOPBACK and not self.token:
+            raise InvalidInput(
+                f"The address {self.host!r} can be reached from outside: give a token that clients "
+                "must send (--token-file), or listen on 127.0.0.1."
+            )
+        if not 0 <= self.port < 2**16 or self.batch_size < 1 or self.latency < 0:
+            raise InvalidInput("port must be 0 to 65535, batch_size 1 or more, latency 0 or more.")
