@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import functools
 import io
-import socket
 import threading
 import time
 import zlib
@@ -25,7 +24,7 @@ from neroli import Classifier, Guard
 from neroli.detectors import NERO
 from neroli.serve.app import create_app
 from neroli.serve.drift import Drift
-from neroli.serve.listening import process_of
+from neroli.serve.listening import bound_to, process_of
 from neroli.serve.records import Records
 from neroli.serve.settings import Settings
 from neroli.serve.state import State
@@ -98,7 +97,7 @@ def serving(
         state.open(served, Records(path, settings), Drift.of(served.check_calibrated()))
 
     server = uvicorn.Server(process_of(create_app(settings, load or opened)))
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = bound_to(Settings(port=0))
     address = f"http://127.0.0.1:{listener.getsockname()[1]}"
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -23,6 +24,8 @@ from typer.testing import CliRunner, Result
 from neroli import Guard
 from neroli.cli import app
 from neroli.cli import serve as command
+from neroli.serve.listening import bound_to
+from neroli.serve.settings import Settings
 from networks import tiny_network, trained_colour_network
 from serving import Client, as_json
 
@@ -146,6 +149,27 @@ def test_an_address_in_use_is_said(guard: Path, tmp_path: Path) -> None:
         result = run("serve", guard, "--records", tmp_path / "r.sqlite", "--port", port)
     assert result.exit_code == 1
     assert f"Cannot listen on 127.0.0.1, port {port}: Address already in use" in result.stderr
+
+
+def test_small_answers_are_sent_at_once() -> None:
+    seen: list[bool] = []
+
+    class Connection(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            accepted = transport.get_extra_info("socket")
+            seen.append(bool(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)))
+            transport.close()
+
+    async def meet() -> None:
+        with bound_to(Settings(port=0)) as bound:
+            server = await asyncio.get_running_loop().create_server(Connection, sock=bound)
+            async with server:
+                reader, writer = await asyncio.open_connection(*bound.getsockname())
+                await reader.read()
+                writer.close()
+
+    asyncio.run(meet())
+    assert seen == [True]
 
 
 def test_without_the_extra_one_sentence_says_what_to_install(

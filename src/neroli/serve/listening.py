@@ -34,10 +34,10 @@ def serve(
         InvalidInput: if the address cannot be listened on.
     """
     _log_to_standard_error()
-    with _bound(settings) as bound:
+    with bound_to(settings) as bound:
         process = process_of(create_app(settings, load))
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        bound.listen(process.backlog)
+        bound.listen(process.backlog)  # who connects from now on waits rather than fails
         listening(f"http://{host}:{bound.getsockname()[1]}")
         uvicorn.Server(process).run(sockets=[bound])
 
@@ -53,9 +53,15 @@ def process_of(app: FastAPI) -> uvicorn.Config:
     )
 
 
-def _bound(settings: Settings) -> socket.socket:
+def bound_to(settings: Settings) -> socket.socket:
+    """A socket at the address.
+
+    Raises:
+        InvalidInput: if it cannot be listened on.
+    """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio sends without delay only where the protocol is named; else answers take 40 ms more.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((settings.host, settings.port))
