@@ -136,7 +136,8 @@ def inference_protocol(state: State) -> APIRouter:
         check_named(name, version)
         if "inference-header-content-length" in request.headers:
             raise Refused(415, "Binary tensors are not taken: send the tensors' data as JSON.")
-        if parse_options_header(request.headers.get("content-type"))[0] != b"application/json":
+        kind, _ = parse_options_header(request.headers.get("content-type"))
+        if kind not in (b"application/json", b""):  # Triton's client states none
             raise Refused(415, "Send the inference request as application/json.")
         asked, images = await state.engine.aside(_read, await request.body(), state.settings.limits)
         request.state.images = len(images)
