@@ -10,13 +10,17 @@ from pathlib import Path
 
 import httpx
 import pytest
+import torch
 from PIL import Image
 
 from neroli import Guard
+from neroli.calibration import Calibration, Promise
+from neroli.explain import Explanation
 from neroli.serve.filters import Filters
 from neroli.serve.page_charts import calibration_chart
-from neroli.serve.page_facts import p_value_in_words
+from neroli.serve.page_facts import Place, p_value_in_words
 from neroli.serve.sessions import COOKIE, FORM_TOKEN, cookie_of
+from neroli.serve.uploads import Upload
 from pages import Checked
 from served import Served, colour_guard, record, served, unusual_picture, usual_picture
 
@@ -129,6 +133,19 @@ def test_what_is_no_image_is_refused_with_a_page(browser: httpx.Client, server: 
     assert server.state.records.queue(ALL).records == ()
 
 
+def test_a_verdict_is_shown_even_if_it_cannot_be_explained(
+    server: Served, browser: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(upload: Upload) -> Explanation:
+        raise RuntimeError("of this the page says nothing")
+
+    monkeypatch.setattr(server.state.engine, "explain", broken)
+    answer = dropped(browser, unusual_picture())
+    assert answer.status_code == 200
+    assert "out of distribution" in answer.text and "The verdict stands" in answer.text
+    assert "says nothing" not in answer.text
+
+
 def test_the_queue_shows_every_flagged_record_once(server: Served, browser: httpx.Client) -> None:
     ids = filled(server, 60)
     seen, address = [], "/queue"
@@ -208,6 +225,14 @@ def test_forms_of_other_sites_change_nothing(server: Served, browser: httpx.Clie
     assert dropped(browser, unusual_picture(), token="guessed").status_code == 400
     records = server.state.records.queue(ALL).records
     assert [(one.id, one.decision) for one in records] == [(first, None)]
+
+
+def test_nothing_is_decided_from_a_form_that_is_not_understood(
+    server: Served, browser: httpx.Client
+) -> None:
+    (first,) = filled(server, 1)
+    assert decided(browser, first, decision="ood", back="order=worst").status_code == 400
+    assert server.state.records.get(first).decision is None
 
 
 def test_what_cannot_be_decided_is_refused(server: Served, browser: httpx.Client) -> None:
@@ -380,6 +405,15 @@ def test_the_chart_marks_threshold_and_image_to_scale() -> None:
 def test_a_score_far_off_is_marked_at_the_edge() -> None:
     chart = str(calibration_chart([0.0, 1.0, 2.0], threshold=1.5, score=1e6))
     assert "this image →" in chart and 'class="image-mark"' in chart
+
+
+def test_a_class_with_a_threshold_of_its_own_is_compared_with_its_own_images() -> None:
+    predictions = torch.tensor([0] * 40 + [1] * 60)
+    scores = torch.cat([torch.arange(40) / 40, 10 + torch.arange(60) / 60])
+    calibration = Calibration(scores, predictions, 2, Promise(0.05, "average", per_class=True))
+    shown = record(1, "a" * 16, predicted_class=0, predicted_name="polyp", score=5.0)
+    place = Place.of(shown, calibration, "a" * 16)
+    assert "those of all 40 calibration images predicted polyp" in place.position
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ uploaded is shown from the answer itself and not written to the disk, unless the
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Coroutine
 from functools import cache
 from importlib.resources import files
@@ -28,6 +29,8 @@ from neroli.serve.uploads import Refused, contents_of
 if TYPE_CHECKING:
     from neroli.explain.explanation import Explanation
     from neroli.serve.state import State
+
+_log = logging.getLogger(__name__)
 
 
 def pages(state: State) -> APIRouter:
@@ -88,15 +91,17 @@ def pages(state: State) -> APIRouter:
     async def decide(request: Request, identity: str) -> Response:
         form = await _form(request)
         decision, note = form.get("decision") or None, form.get("note", "")
-        record = await state.aside(state.records.decide, identity, decision, note)
         back = form.get("back", "")
+        shown = QueuePage.at(back)
+        record = await state.aside(state.records.decide, identity, decision, note)
         if not form.get("part"):
-            where = QueuePage.at(back).address() if back else f"/records/{record.id}"
+            where = shown.address() if back else f"/records/{record.id}"
             return RedirectResponse(where, 303)
-        found = QueuePage.at(back).guard
         facts = {"asked": ImageView.of(record), "back": back}
         return await run_in_threadpool(
-            lambda: site.page("decided.html", facts | {"summary": site.summary(found)}, "/queue")
+            lambda: site.page(
+                "decided.html", facts | {"summary": site.summary(shown.guard)}, "/queue"
+            )
         )
 
     @router.get("/guard")
@@ -168,10 +173,14 @@ def _why(why: Explanation | Refused) -> dict[str, Any]:
 
 
 async def _or_refused(why: Coroutine[Any, Any, Explanation]) -> Explanation | Refused:
+    """An explanation, or why there is none: a verdict that is recorded is shown all the same."""
     try:
         return await why
     except Refused as refused:
         return refused
+    except Exception:
+        _log.exception("An explanation failed.")
+        return Refused(500, "it failed; the server's log says why.")
 
 
 async def _form(request: Request) -> dict[str, str]:
