@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ def add(records: Records, numbers: range, guard: str = "a" * 16) -> None:
             Scored(
                 id=f"{number:032x}",
                 request="r",
-                content="c",
+                content=f"{number:032x}",
                 at=float(number),
                 predicted_class=0,
                 predicted_name=None,
@@ -59,9 +60,14 @@ def test_drift_survives_restarts_and_crashes(
     records.close()
 
 
-def test_a_state_of_another_version_is_worked_out_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "saved", [{"row": 5, "from": "an earlier neroli"}, Drift(200, 0.2).to_dict() | {"row": 5}]
+)
+def test_a_detector_set_otherwise_is_told_of_all_records_again(
+    tmp_path: Path, saved: dict[str, Any]
+) -> None:
     records = Records(tmp_path / "r.sqlite", Settings())
     add(records, range(5))
-    records.save_state(f"drift {'a' * 16}", {"row": 5, "from": "an earlier neroli"})
+    records.save_state(f"drift {'a' * 16}", saved)
     assert Following(records, "a" * 16, Drift(200)).drift.images == 5
     records.close()

@@ -53,6 +53,15 @@ def serve(
     requests_per_minute: Annotated[
         int | None, typer.Option(min=1, help="Of one address; not limited by default.")
     ] = None,
+    drift_false_alarm_rate: Annotated[
+        float, typer.Option(help="Of the drift alarm, see docs/drift.md.")
+    ] = 0.01,
+    drift_apart: Annotated[
+        float,
+        typer.Option(
+            min=0, help="Seconds between images that count for drift: longer than a procedure."
+        ),
+    ] = 0.0,
     device: Device = "cpu",
 ) -> None:
     """Serve a guard over HTTP: an API, the Open Inference Protocol, metrics and review pages.
@@ -95,7 +104,8 @@ def serve(
 
             network = to(device, load_saved_model(manifest.model_source, guard, model, weights))
             loaded = Guard.load(guard, network)
-            drift = Drift.of(loaded.check_calibrated())
+            calibration = loaded.check_calibrated()
+            drift = Drift.of(calibration, drift_false_alarm_rate, apart=drift_apart)
             for doubt in drift.doubts():
                 typer.echo(f"neroli: warning: {doubt}", err=True)
             state.open(loaded, opened, drift)

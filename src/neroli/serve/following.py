@@ -25,7 +25,7 @@ class Following:
         self._records = records
         self._guard = guard
         self._lock = threading.Lock()
-        self.drift = self._saved() or fresh
+        self.drift = self._saved(fresh) or fresh
         self._saved_row = self.drift.row
         self.catch_up()
 
@@ -49,9 +49,13 @@ class Following:
         self._records.save_state(self._key, self.drift.to_dict())
         self._saved_row = self.drift.row
 
-    def _saved(self) -> Drift | None:
+    def _saved(self, fresh: Drift) -> Drift | None:
+        """The saved detector; None if it must be told of all records again, being set otherwise."""
         values = self._records.load_state(self._key)
         try:
-            return None if values is None else Drift.from_dict(values)
-        except InvalidInput:  # of another version: all records are read again
+            saved = None if values is None else Drift.from_dict(values)
+        except InvalidInput:  # of another version
             return None
+        wanted = (fresh.false_alarm_rate, fresh.apart)
+        same = saved is not None and (saved.false_alarm_rate, saved.apart) == wanted
+        return saved if same else None
