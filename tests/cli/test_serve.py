@@ -105,6 +105,22 @@ def test_a_server_told_to_stop_finishes_what_it_accepted(
     assert "Traceback" not in log and file.name not in log
 
 
+def test_what_was_said_outlives_the_process(guard: Path, pictures: Path, tmp_path: Path) -> None:
+    contents = [path.read_bytes() for path in sorted((pictures / "new").iterdir())[:10]]
+    records = tmp_path / "records.sqlite"
+    said: list[str] = []
+    for part in (contents[:5], contents[5:]):
+        with process(guard, "--records", records) as (server, client):
+            client.until_ready()
+            for content in part:
+                answer = client.post("/v1/score", json=as_json(content))
+                said.append(answer.json()["results"][0]["id"])
+            server.kill()
+    with sqlite3.connect(records) as database:
+        kept = [identity for (identity,) in database.execute("SELECT id FROM record ORDER BY row")]
+    assert kept == said
+
+
 def test_a_guard_of_another_model_is_never_ready(guard: Path, tmp_path: Path) -> None:
     weights = tmp_path / "other.safetensors"
     save_file(tiny_network(num_classes=3, seed=9).state_dict(), weights)

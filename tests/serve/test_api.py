@@ -16,6 +16,7 @@ from PIL import Image
 
 from neroli.errors import RecordsError
 from neroli.explain.facts import shown
+from neroli.serve.drift import Drift
 from neroli.serve.engine import version_of
 from neroli.serve.records import Records
 from neroli.serve.settings import Limits, Settings
@@ -170,8 +171,6 @@ def test_a_server_lives_before_it_is_ready(tmp_path: Path) -> None:
 
     def load(state: State) -> None:
         assert go.wait(30)
-        from neroli.serve.drift import Drift
-
         guard = colour_guard()
         records = Records(tmp_path / "records.sqlite", state.settings)
         state.open(guard, records, Drift.of(guard.check_calibrated()))
@@ -223,6 +222,7 @@ def test_metrics_count_what_was_said(tmp_path: Path) -> None:
     flagged = int(verdicts_of(pictures)["is_ood"].sum())
     with serving(tmp_path) as client:
         client.post("/v1/score", json=as_json(*map(encoded, pictures), b"broken"))
+        client.post("/v1/score", json=as_json(b"broken", b"too"))
         lines = dict(
             line.rsplit(" ", 1)
             for line in client.get("/metrics").text.splitlines()
@@ -230,7 +230,7 @@ def test_metrics_count_what_was_said(tmp_path: Path) -> None:
         )
     assert float(lines['neroli_images_total{verdict="out_of_distribution"}']) == flagged
     assert float(lines['neroli_images_total{verdict="in_distribution"}']) == 21 - flagged
-    assert float(lines['neroli_images_total{verdict="refused"}']) == 1
+    assert float(lines['neroli_images_total{verdict="refused"}']) == 3
     assert float(lines["neroli_flagged_share"]) == pytest.approx(flagged / 21)
     assert float(lines['neroli_requests_total{path="/v1/score",status="200"}']) == 1
     assert float(lines["neroli_score_count"]) == 21

@@ -175,6 +175,23 @@ def test_explanations_wait_for_images_but_not_for_ever(monkeypatch: pytest.Monke
     assert order.index("explanation") == BATCHES_BEFORE_AN_EXPLANATION
 
 
+def test_only_so_many_explanations_may_wait() -> None:
+    blocked = Blocked()
+
+    async def use(engine: Engine) -> None:
+        (upload,) = uploads(colour_pictures(1))
+        first = asyncio.create_task(engine.explain(upload))
+        await asyncio.to_thread(blocked.reached.wait, 30)
+        with pytest.raises(Refused, match="Too many explanations") as refused:
+            await engine.explain(upload)
+        assert refused.value.status == 503
+        blocked.released.set()
+        assert (await first).predicted_class in range(3)
+
+    with before_the_network(blocked):
+        with_engine(Settings(limits=Limits(explanations=1)), use)
+
+
 def test_closing_finishes_what_was_accepted_and_accepts_no_more() -> None:
     async def run() -> tuple[list[Scored], Engine]:
         engine = Engine(colour_guard(), Settings(latency=60, batch_size=64))

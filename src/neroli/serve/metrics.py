@@ -84,15 +84,18 @@ class Metrics:
         self._requests.labels(path, str(status)).inc()
         self._seconds.labels(path).observe(seconds)
 
-    def scored(self, scored: Sequence[Scored], refused: int = 0) -> None:
-        """Count images, and those that could not be scored."""
+    def scored(self, scored: Sequence[Scored]) -> None:
+        """Count images of which something was said."""
         for one in scored:
             self._images.labels("out_of_distribution" if one.is_ood else "in_distribution").inc()
             self._p_values.observe(one.p_value)
             self._recent.append(one.is_ood)
             if self._scores is not None:
                 self._scores.observe(one.score)
-        self._images.labels("refused").inc(refused)
+
+    def refused(self, images: int) -> None:
+        """Count images that could not be scored."""
+        self._images.labels("refused").inc(images)
 
     def text(self) -> bytes:
         """All of it in the text format."""

@@ -136,11 +136,11 @@ class State:
             Refused: 503 if the queue is full, or the records cannot be written; that of the first
                 image that is refused, with ``whole``, or if all are.
         """
-        _check(uploads, whole)
+        self._check(uploads, whole)
         good = [upload for upload in uploads if isinstance(upload, Upload)]
         rest = iter(await self.engine.each(good, request))
         results = [next(rest) if isinstance(upload, Upload) else upload for upload in uploads]
-        _check(results, whole)
+        self._check(results, whole)
         scored = [result for result in results if isinstance(result, Scored)]
         pictures = [
             upload.picture
@@ -148,7 +148,8 @@ class State:
             if isinstance(upload, Upload) and isinstance(result, Scored)
         ]
         await self.aside(self._record, scored, pictures)
-        self.metrics.scored(scored, refused=len(results) - len(scored))
+        self.metrics.scored(scored)
+        self.metrics.refused(len(results) - len(scored))
         return results
 
     async def aside(self, work: Callable[..., T], *arguments: object) -> T:
@@ -162,6 +163,14 @@ class State:
             await self.engine.close()
             await self.aside(self._close_records)
         self._writer.shutdown()
+
+    def _check(self, results: Sequence[Upload | Scored | Refused], whole: bool) -> None:
+        """Raise the first refusal if all are refused, or if any is and only the whole is wanted."""
+        refusals = [(at, one) for at, one in enumerate(results) if isinstance(one, Refused)]
+        if refusals and (whole or len(refusals) == len(results)):
+            self.metrics.refused(len(refusals))
+            position, first = refusals[0]
+            raise Refused(first.status, f"Image {position} of {len(results)} (from 0): {first}")
 
     def _record(self, scored: Sequence[Scored], pictures: Sequence[Any]) -> None:
         keeps = self.settings.keep_thumbnails or self.settings.keep_images
@@ -208,11 +217,3 @@ def _received(image: bytes | Upload, claim: int | Refused, limits: Limits) -> Up
         return decoded(image, limits)
     except Refused as refused:
         return refused
-
-
-def _check(results: Sequence[Upload | Scored | Refused], whole: bool) -> None:
-    """Raise the first refusal if all are refused, or if any is and only the whole is wanted."""
-    refusals = [(at, one) for at, one in enumerate(results) if isinstance(one, Refused)]
-    if refusals and (whole or len(refusals) == len(results)):
-        position, first = refusals[0]
-        raise Refused(first.status, f"Image {position} of {len(results)} (from 0): {first}")
