@@ -120,6 +120,7 @@ def test_the_token_opens(guarded: Client) -> None:
         ("127.0.0.1.attacker.example", 421),
         ("10.0.0.1", 421),
         ("[", 421),
+        ("localhost/queue?", 421),
     ],
 )
 def test_on_loopback_only_names_of_this_machine_are_answered(
@@ -133,6 +134,7 @@ def test_on_loopback_only_names_of_this_machine_are_answered(
     [
         ({"Origin": "http://attacker.example"}, 403),
         ({"Origin": "null"}, 403),
+        ({"Origin": "http://["}, 403),
         ({"Origin": "http://127.0.0.1:1"}, 403),  # another server of this machine
         ({"Sec-Fetch-Site": "cross-site"}, 403),
         ({"Sec-Fetch-Site": "same-site"}, 403),

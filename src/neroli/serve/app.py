@@ -76,6 +76,6 @@ async def _refused(request: Request, error: Exception) -> Response:
         error = Refused(error.status_code, f"{error.detail}.")
     elif not isinstance(error, Refused):
         error = Refused(422, "The request is not as the API describes it (/openapi.json).")
-    response = refusal(request.url.path, error, request.state.request)
+    response = refusal(request.scope["path"], error, request.state.request)
     response.headers.update(headers)
     return response

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 import uuid
 from collections import OrderedDict
@@ -39,6 +40,7 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+_HOST = re.compile(r"[\w.:\[\]-]*", re.ASCII)
 SECONDS_TO_LINGER = 2.0
 _ADDRESSES_REMEMBERED = 10_000
 
@@ -148,7 +150,8 @@ class Gate:
         """Raise Refused if the request may not be answered, before its body is read."""
         headers = Headers(scope=scope)
         host = headers.get("host", "")
-        if self.settings.host in LOOPBACK and not self._is_own(host):
+        own = self.settings.host not in LOOPBACK or self._is_own(host)
+        if not own or not _HOST.fullmatch(host):  # a slash there would change what the path is
             raise Refused(421, "The server does not answer to this host name.")
         if scope["path"] in OPEN:
             return
@@ -180,13 +183,12 @@ class Gate:
 
     def _check_origin(self, headers: Headers, host: str) -> None:
         """Raise Refused if a browser sends this for a page of another site."""
-        site = headers.get("sec-fetch-site", "none")
         origin = headers.get("origin")
-        name = "" if origin is None else urlsplit(origin).netloc
         if origin is None:
-            own = site in ("same-origin", "none")
+            own = headers.get("sec-fetch-site", "none") in ("same-origin", "none")
         else:
-            own = name == host or _name_of(name) in self.settings.hosts
+            sender = origin.partition("://")[2]
+            own = sender == host or _name_of(sender) in self.settings.hosts
         if not own:
             raise Refused(403, "Pages of other sites may not send anything here.")
 

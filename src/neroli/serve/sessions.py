@@ -39,7 +39,7 @@ def page_token(request: HTTPConnection, token: str) -> str | None:
 
     Programs send the token itself: a cookie opens no other path.
     """
-    if not is_page(request.url.path):
+    if not is_page(request.scope["path"]):
         return None
     given = request.cookies.get(COOKIE, "")
     expires, _, _ = given.partition(".")
