@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from neroli.benchmark.results import Estimate
 from neroli.errors import InvalidInput
+from neroli.explain.axes import Array, Frame, line, path_of, round_between, svg, tidy_above
 
-Array = NDArray[np.float64]
 STYLES = 5
 """Line styles in the style sheet, each with its own colour and dashes."""
 _BINS = 32
@@ -74,19 +74,19 @@ class Curves:
 def roc_chart(curves: Sequence[Curves], title: str) -> Markup:
     """ROC curves of at most five detectors, the first on top, in the order of the line styles."""
     left, top, width, height = 52, 10, 300, 300
-    at = _Frame(left, top, width, height, (0, 1), (0, 1))
+    at = Frame(left, top, width, height, (0, 1), (0, 1))
     marks = [0, 0.2, 0.4, 0.6, 0.8, 1]
-    return _svg(
+    return svg(
         left + width + 14,
         top + height + 46,
         title,
         [
             *at.horizontal_ticks((mark, f"{100 * mark:.0f}") for mark in marks),
             *at.vertical_ticks((mark, f"{100 * mark:.0f}") for mark in marks),
-            _line("chance", *at(0, 0), *at(1, 1)),
-            _line("limit", *at(0.05, 0), *at(0.05, 1)),
+            line("chance", *at(0, 0), *at(1, 1)),
+            line("limit", *at(0.05, 0), *at(0.05, 1)),
             *at.titles("ID images flagged (false alarms), %", "OOD images flagged, %"),
-            *reversed([_path(f"roc s{place}", at.path(each.false_alarms, each.detected))
+            *reversed([path_of(f"roc s{place}", at.path(each.false_alarms, each.detected))
                        for place, each in enumerate(curves)]),
         ],
     )  # fmt: skip
@@ -95,14 +95,14 @@ def roc_chart(curves: Sequence[Curves], title: str) -> Markup:
 def distribution_chart(curves: Curves, title: str) -> Markup:
     """How the scores of ID and of OOD images are spread, with axes."""
     left, top, width, height = 40, 8, 222, 92
-    most = _tidy_above(100 * max(curves.id_share.max(), curves.ood_share.max()))
-    at = _Frame(left, top, width, height, (curves.edges[0], curves.edges[-1]), (0, most / 100))
-    return _svg(
+    most = tidy_above(100 * max(curves.id_share.max(), curves.ood_share.max()))
+    at = Frame(left, top, width, height, (curves.edges[0], curves.edges[-1]), (0, most / 100))
+    return svg(
         left + width + 10,
         top + height + 40,
         title,
         [
-            *at.horizontal_ticks(_round_between(*at.across)),
+            *at.horizontal_ticks(round_between(*at.across)),
             *at.vertical_ticks((v / 100, f"{v:g}") for v in (0, most / 2, most)),
             *_distributions(curves, at),
             *at.titles("score", "images, %"),
@@ -113,9 +113,9 @@ def distribution_chart(curves: Curves, title: str) -> Markup:
 def small_charts(curves: Curves, title: str) -> Markup:
     """Distributions and ROC curve side by side, small and without marks on the axes."""
     most = max(curves.id_share.max(), curves.ood_share.max())
-    spread = _Frame(2, 2, 150, 70, (curves.edges[0], curves.edges[-1]), (0, most))
-    roc = _Frame(166, 2, 70, 70, (0, 1), (0, 1))
-    return _svg(
+    spread = Frame(2, 2, 150, 70, (curves.edges[0], curves.edges[-1]), (0, most))
+    roc = Frame(166, 2, 70, 70, (0, 1), (0, 1))
+    return svg(
         238,
         74,
         title,
@@ -123,21 +123,21 @@ def small_charts(curves: Curves, title: str) -> Markup:
             spread.box(),
             *_distributions(curves, spread),
             roc.box(),
-            _line("chance", *roc(0, 0), *roc(1, 1)),
-            _path("roc s0", roc.path(curves.false_alarms, curves.detected)),
+            line("chance", *roc(0, 0), *roc(1, 1)),
+            path_of("roc s0", roc.path(curves.false_alarms, curves.detected)),
         ],
     )
 
 
 def interval_mark(estimate: Estimate, low: float, high: float) -> Markup:
     """A value and its interval as a dot on a line, on an axis from ``low`` to ``high``."""
-    at = _Frame(4, 0, 112, 14, (low, high), (0, 1))
+    at = Frame(4, 0, 112, 14, (low, high), (0, 1))
     ends = (at(estimate.low, 0.5), at(estimate.high, 0.5))
     x, y = at(estimate.value, 0.5)
     return Markup(
         '<svg class="interval" viewBox="0 0 120 14" width="120" height="14" aria-hidden="true">'
         '{}{}<circle class="alike" cx="{:g}" cy="{:g}" r="3.5"></circle></svg>'
-    ).format(_line("grid", *at(low, 0.5), *at(high, 0.5)), _line("alike", *ends[0], *ends[1]), x, y)
+    ).format(line("grid", *at(low, 0.5), *at(high, 0.5)), line("alike", *ends[0], *ends[1]), x, y)
 
 
 def sample(place: int) -> Markup:
@@ -148,87 +148,12 @@ def sample(place: int) -> Markup:
     ).format(place)
 
 
-@dataclass(frozen=True)
-class _Frame:
-    """The area of a chart that holds the data, in pixels, and what its axes run over."""
-
-    left: float
-    top: float
-    width: float
-    height: float
-    across: tuple[float, float]
-    up: tuple[float, float]
-
-    def __call__(self, x: float, y: float) -> tuple[float, float]:
-        """Where a point lies; beyond the axes, at their ends."""
-        right = _within(x, *self.across) * self.width
-        above = _within(y, *self.up) * self.height
-        return round(self.left + right, 1), round(self.top + self.height - above, 1)
-
-    def path(self, across: Iterable[float], up: Iterable[float]) -> str:
-        points = [self(x, y) for x, y in zip(across, up, strict=True)]
-        return "M" + "L".join(f"{x:g} {y:g}" for x, y in points)
-
-    def steps(self, edges: Array, heights: Array) -> str:
-        """The outline of bars that stand side by side."""
-        (start, floor), path = self(edges[0], self.up[0]), ""
-        for end, height in zip(edges[1:], heights, strict=True):
-            x, y = self(end, height)
-            path += f"V{y:g}H{x:g}"
-        return f"M{start:g} {floor:g}{path}V{floor:g}"
-
-    def box(self) -> Markup:
-        return Markup('<rect class="box" x="{}" y="{}" width="{}" height="{}"></rect>').format(
-            self.left, self.top, self.width, self.height
-        )
-
-    def horizontal_ticks(self, ticks: Iterable[tuple[float, str]]) -> Iterable[Markup]:
-        bottom = self.top + self.height
-        for value, text in ticks:
-            x, _ = self(value, self.up[0])
-            yield _line("grid", x, self.top, x, bottom)
-            yield _text(x, bottom + 15, text, "middle")
-
-    def vertical_ticks(self, ticks: Iterable[tuple[float, str]]) -> Iterable[Markup]:
-        for value, text in ticks:
-            _, y = self(self.across[0], value)
-            yield _line("grid", self.left, y, self.left + self.width, y)
-            yield _text(self.left - 6, y + 4, text, "end")
-
-    def titles(self, across: str, up: str) -> Iterable[Markup]:
-        middle = self.top + self.height / 2
-        yield _text(self.left + self.width / 2, self.top + self.height + 34, across, "middle")
-        yield Markup(
-            '<text x="11" y="{0}" text-anchor="middle" transform="rotate(-90 11 {0})">{1}</text>'
-        ).format(middle, up)
-
-
-def _distributions(curves: Curves, at: _Frame) -> Iterable[Markup]:
-    yield _path("id", at.steps(curves.edges, curves.id_share))
-    yield _path("ood", at.steps(curves.edges, curves.ood_share))
+def _distributions(curves: Curves, at: Frame) -> Iterable[Markup]:
+    yield path_of("id", at.steps(curves.edges, curves.id_share))
+    yield path_of("ood", at.steps(curves.edges, curves.ood_share))
     if curves.threshold is not None:
         x, bottom = at(curves.threshold, at.up[0])
-        yield _line("threshold", x, at.top, x, bottom)
-
-
-def _svg(width: float, height: float, title: str, parts: Iterable[Markup]) -> Markup:
-    return Markup(
-        '<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>'
-    ).format(width, height, title, Markup("").join(parts))
-
-
-def _path(kind: str, path: str) -> Markup:
-    return Markup('<path class="{}" d="{}"></path>').format(kind, path)
-
-
-def _line(kind: str, x1: float, y1: float, x2: float, y2: float) -> Markup:
-    return Markup('<line class="{}" x1="{:g}" y1="{:g}" x2="{:g}" y2="{:g}"></line>').format(
-        kind, x1, y1, x2, y2
-    )
-
-
-def _text(x: float, y: float, text: str, anchor: str) -> Markup:
-    return Markup('<text x="{:g}" y="{:g}" text-anchor="{}">{}</text>').format(x, y, anchor, text)
+        yield line("threshold", x, at.top, x, bottom)
 
 
 def _checked(scores: Any) -> Array:
@@ -266,25 +191,3 @@ def _evenly_along(length: Array) -> NDArray[np.intp]:
     """Where to keep points of a curve so that about equal parts of it lie between them."""
     wanted = np.linspace(length[0], length[-1], _POINTS)
     return np.unique(np.searchsorted(length, wanted).clip(max=len(length) - 1))
-
-
-def _within(value: float, low: float, high: float) -> float:
-    """Where a value lies between two others, 0 to 1."""
-    return (min(high, max(low, value)) - low) / (high - low)
-
-
-def _tidy_above(value: float) -> float:
-    """A round number at or above another, for an axis to end at."""
-    power = 10.0 ** np.floor(np.log10(value))
-    return float(
-        next(step * power for step in (1, 1.6, 2, 3, 4, 6, 8, 10) if step * power >= value)
-    )
-
-
-def _round_between(low: float, high: float) -> list[tuple[float, str]]:
-    """Two to five round numbers from low to high, as numbers and as text."""
-    power = 10.0 ** np.floor(np.log10((high - low) / 2))
-    step = next(s * power for s in (5, 2, 1) if s * power <= (high - low) / 2)
-    ticks = step * np.arange(np.ceil(low / step), np.floor(high / step) + 1) + 0.0  # no -0
-    digits = max(4, int(np.ceil(np.log10(np.abs(ticks).max() / step))) + 1)  # to tell them apart
-    return [(float(tick), f"{tick:.{digits}g}".replace("-", "\N{MINUS SIGN}")) for tick in ticks]

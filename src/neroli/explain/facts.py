@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from neroli.explain import wording
 
@@ -27,6 +27,13 @@ _TURNS = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI
 """Classes of characters that set the direction of what follows them."""
 
 
+class Judged(Protocol):
+    """What was flagged, or was not."""
+
+    @property
+    def is_ood(self) -> bool: ...
+
+
 @dataclass(frozen=True)
 class VerdictBadge:
     """The verdict in a word or two."""
@@ -35,9 +42,9 @@ class VerdictBadge:
     is_ood: bool
 
     @classmethod
-    def of(cls, explanation: Explanation) -> VerdictBadge:
-        text = "out of distribution" if explanation.is_ood else "not flagged"
-        return cls(text, explanation.is_ood)
+    def of(cls, image: Judged) -> VerdictBadge:
+        """Of an explanation, or a record of what was said of an image."""
+        return cls("out of distribution" if image.is_ood else "not flagged", image.is_ood)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
@@ -71,7 +71,7 @@ def write_report(
                 articles=_articles(kept),
                 failures=[(plain(failure.name), plain(failure.reason)) for failure in failures],
                 left_out=left_out,
-                guard=_facts_of(manifest),
+                guard=guard_facts(manifest),
             ):
                 file.write(part)
 
@@ -83,22 +83,31 @@ def article(explanation: Explanation, number: int = 1) -> str:
         explanation: of one image.
         number: its place in the page, from 1.
     """
+    return templates().get_template("explanation.html").render(article_facts(explanation, number))
+
+
+def article_facts(explanation: Explanation, number: int = 1) -> dict[str, Any]:
+    """What the templates of an explanation are given.
+
+    Args:
+        explanation: of one image.
+        number: its place in the page, from 1.
+    """
     picture, found = explanation.picture, explanation.neurons
     rows = neuron_rows(explanation)
-    shares = found.shares
     facts = found.to_dict(0, explanation.top)
-    return templates().get_template("explanation.html").render(
-        number=number,
-        name=plain(explanation.name),
-        predicted=plain(explanation.predicted_name),
-        compared=plain(explanation.compared_name),
-            beside=plain(wording.beside(explanation)),
-            compared_images=explanation.compared_images,
-        badge=VerdictBadge.of(explanation),
-        e=explanation,
-        summary=plain(explanation.summary),
-        probability=wording.probability(explanation.probability),
-        pictures=(
+    return {
+        "number": number,
+        "name": plain(explanation.name),
+        "predicted": plain(explanation.predicted_name),
+        "compared": plain(explanation.compared_name),
+        "beside": plain(wording.beside(explanation)),
+        "compared_images": explanation.compared_images,
+        "badge": VerdictBadge.of(explanation),
+        "e": explanation,
+        "summary": plain(explanation.summary),
+        "probability": wording.probability(explanation.probability),
+        "pictures": (
             ("What the network was given", picture_address(picture), ()),
             (
                 heatmap_caption(explanation),
@@ -111,16 +120,16 @@ def article(explanation: Explanation, number: int = 1) -> str:
                 ("less than usual", "more than usual"),
             ),
         ),
-        enlarged=max(picture.shape[:2]) < SMALL,
-        rows=list(zip(rows, _bars(rows), strict=True)),
-        bias=facts["bias"],
-        rest=facts["rest"],
-        rest_is=facts["rest_is"],
-        given=facts["given"],
-        known=shares is not None,
-        examples=_examples(explanation),
-        keep_examples=None if explanation.examples.thumbnails else KEEP_EXAMPLES,
-    )  # fmt: skip
+        "enlarged": max(picture.shape[:2]) < SMALL,
+        "rows": list(zip(rows, _bars(rows), strict=True)),
+        "bias": facts["bias"],
+        "rest": facts["rest"],
+        "rest_is": facts["rest_is"],
+        "given": facts["given"],
+        "known": found.shares is not None,
+        "examples": _examples(explanation),
+        "keep_examples": None if explanation.examples.thumbnails else KEEP_EXAMPLES,
+    }
 
 
 @dataclass(frozen=True)
@@ -218,7 +227,8 @@ def _examples(explanation: Explanation) -> list[tuple[str, list[_Example]]]:
     ]
 
 
-def _facts_of(manifest: Manifest) -> dict[str, str]:
+def guard_facts(manifest: Manifest) -> dict[str, str]:
+    """What a page says of the guard: detector, classifier, calibration and where it is from."""
     classifier, calibration = manifest.classifier, manifest.calibration
     settings = ", ".join(f"{k}={v}" for k, v in manifest.detector.hyperparameters.items())
     facts = {

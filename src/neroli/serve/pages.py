@@ -1,0 +1,212 @@
+"""The review pages: an image dropped in, the queue of what was flagged, its records, the guard.
+
+Pages are made on the server and work without scripts; the one script only saves reloading. What is
+uploaded is shown from the answer itself and not written to the disk, unless the settings keep it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Coroutine
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import RedirectResponse
+from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+
+from neroli.errors import InvalidInput, RecordsError, UnknownRecord
+from neroli.serve import sessions
+from neroli.serve.page_facts import ImageView, Place, explained
+from neroli.serve.queue_page import QueuePage
+from neroli.serve.site import Site, problem
+from neroli.serve.uploads import Refused, contents_of
+
+if TYPE_CHECKING:
+    from neroli.explain.explanation import Explanation
+    from neroli.serve.state import State
+
+_log = logging.getLogger(__name__)
+
+
+def pages(state: State) -> APIRouter:
+    """The routes of the pages, and of their style sheet and script.
+
+    Args:
+        state: of the server; while it is still loading, pages say so.
+    """
+    router = APIRouter(route_class=_PageRoute, include_in_schema=False)
+    site = Site(state)
+
+    @router.get("/")
+    def review() -> Response:
+        return site.page("review.html", site.home(), here="/")
+
+    @router.post("/")
+    async def drop(request: Request) -> Response:
+        body = await request.body()
+        parts = contents_of(body, request.headers.get("content-type", ""), state.settings.limits)
+        _check_form(parts[0].decode(errors="replace"))
+        if len(parts) != 2 or not parts[1]:
+            raise Refused(422, "Choose one image first.")
+        request.state.images = 1
+        async with state.received(parts[1:]) as (upload,):
+            (scored,) = await state.score([upload], request.state.request)
+            if isinstance(scored, Refused):
+                raise scored
+            assert not isinstance(upload, Refused), "it was scored"
+            why = await _or_refused(state.engine.explain(upload))
+        place = Place.of(scored, state.engine.calibration, state.engine.guard_version)
+        shown = site.home() | {"result": True, "verdict": ImageView.of(scored), "place": place}
+        return await run_in_threadpool(
+            lambda: site.page("review.html", shown | {"back": ""} | _why(why), here="/")
+        )
+
+    @router.get("/queue")
+    def queue(request: Request) -> Response:
+        return site.page("queue.html", site.queue(QueuePage.of(request.query_params)), "/queue")
+
+    @router.get("/records/{identity}")
+    def record(identity: str) -> Response:
+        return site.page("record.html", site.record(identity), "/queue")
+
+    @router.get("/records/{identity}/explanation")
+    async def explanation(identity: str) -> Response:
+        image = await run_in_threadpool(state.records.picture, identity, "image")
+        if image is None:
+            raise Refused(404, "The image was not kept, so that it cannot be explained again.")
+        async with state.received([image]) as (upload,):
+            if isinstance(upload, Refused):
+                raise upload
+            why = await _or_refused(state.engine.explain(upload))
+        return await run_in_threadpool(
+            lambda: site.page("record.html", site.record(identity) | _why(why), "/queue")
+        )
+
+    @router.post("/records/{identity}/decision")
+    async def decide(request: Request, identity: str) -> Response:
+        form = await _form(request)
+        decision, note = form.get("decision") or None, form.get("note", "")
+        back = form.get("back", "")
+        shown = QueuePage.at(back)
+        record = await state.aside(state.records.decide, identity, decision, note)
+        if not form.get("part"):
+            where = shown.address() if back else f"/records/{record.id}"
+            return RedirectResponse(where, 303)
+        facts = {"asked": ImageView.of(record), "back": back}
+        return await run_in_threadpool(
+            lambda: site.page(
+                "decided.html", facts | {"summary": site.summary(shown.guard)}, "/queue"
+            )
+        )
+
+    @router.get("/guard")
+    def guard() -> Response:
+        return site.page("guard.html", site.guard(), "/guard")
+
+    @router.get("/login")
+    def login() -> Response:
+        return site.login()
+
+    @router.post("/login")
+    async def log_in(request: Request) -> Response:
+        form = await _form(request)
+        token = state.settings.token
+        if token is not None and not sessions.is_token(form.get("bearer", ""), token):
+            return site.login("That is not the token of this server.", 403)
+        answer = RedirectResponse("/", 303)
+        if token is not None:
+            sessions.log_in(request, answer, token)
+        return answer
+
+    @router.post("/logout")
+    async def log_out(request: Request) -> Response:
+        await _form(request)
+        answer = RedirectResponse("/login", 303)
+        answer.delete_cookie(sessions.COOKIE)
+        return answer
+
+    @router.get("/static/pages.css")
+    def style() -> Response:
+        return Response(_style(), media_type="text/css")
+
+    @router.get("/static/pages.js")
+    def script() -> Response:
+        content = files("neroli.serve").joinpath("static", "pages.js").read_text("utf-8")
+        return Response(content, media_type="text/javascript")
+
+    return router
+
+
+class _PageRoute(APIRoute):
+    """A route whose refusals are pages too."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        answer = super().get_route_handler()
+
+        async def answered(request: Request) -> Response:
+            try:
+                return await answer(request)
+            except Refused as refused:
+                return problem(refused.status, str(refused), refused.retry_after)
+            except UnknownRecord as error:
+                return problem(404, str(error))
+            except InvalidInput as error:
+                return problem(400, str(error))
+            except RecordsError:  # its message names files of the server
+                return problem(503, "The records cannot be used now; the server's log says why.")
+            except HTTPException as error:
+                return problem(error.status_code, str(error.detail))
+
+        return answered
+
+
+def _why(why: Explanation | Refused) -> dict[str, Any]:
+    """An explanation, or why there is none, as templates take it."""
+    if isinstance(why, Refused):
+        return {"explained": None, "refused": f"The verdict stands, but no explanation: {why}"}
+    return {"explained": explained(why), "refused": ""}
+
+
+async def _or_refused(why: Coroutine[Any, Any, Explanation]) -> Explanation | Refused:
+    """An explanation, or why there is none: a verdict that is recorded is shown all the same."""
+    try:
+        return await why
+    except Refused as refused:
+        return refused
+    except Exception:
+        _log.exception("An explanation failed.")
+        return Refused(500, "it failed; the server's log says why.")
+
+
+async def _form(request: Request) -> dict[str, str]:
+    """The values of a form of ours.
+
+    Raises:
+        Refused: 400 if it is not one.
+    """
+    body = (await request.body()).decode(errors="replace")
+    try:
+        form = dict(parse_qsl(body, keep_blank_values=True, max_num_fields=20))
+    except ValueError:
+        raise Refused(400, "The form has too many fields.") from None
+    _check_form(form.get("token", ""))
+    return form
+
+
+def _check_form(token: str) -> None:
+    if not sessions.is_own_form(token):
+        raise Refused(400, "This page is from before the server was started anew: reload it.")
+
+
+@cache
+def _style() -> str:
+    """The style sheet: that of all pages, that of explanations, and that of these."""
+    of_explanations = files("neroli.explain").joinpath("templates")
+    own = files("neroli.serve").joinpath("static", "pages.css")
+    sheets = [of_explanations.joinpath(name) for name in ("base.css", "report.css")]
+    return "\n".join(sheet.read_text("utf-8") for sheet in (*sheets, own))
