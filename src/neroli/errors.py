@@ -58,5 +58,13 @@ class ArtefactError(NeroliError):
     """A saved guard or activation store is missing, damaged, too new, or of another model."""
 
 
+class RecordsError(NeroliError):
+    """The records of a server cannot be read or written: damaged, too new, or a full disk."""
+
+
+class UnknownRecord(InvalidInput):
+    """There is no record of this id, or it was dropped since."""
+
+
 class NeroliWarning(UserWarning):
     """Something the user should know that does not stop the work."""

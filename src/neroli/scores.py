@@ -143,7 +143,7 @@ class ScoreTable:
         images, flagged = 0, 0
         failures: list[Failure] = []
         suffix = self.path.suffix
-        with atomic_path(self.path) as path, _writer(path, suffix, self._schema) as writer:
+        with atomic_path(self.path) as path, table_writer(path, suffix, self._schema) as writer:
             for part in self._parts:
                 table = pa.parquet.read_table(part).cast(self._schema)
                 writer.write_table(table)
@@ -197,7 +197,8 @@ class _JsonLines:
         self._file.close()
 
 
-def _writer(path: Path, suffix: str, schema: pa.Schema) -> Any:
+def table_writer(path: Path, suffix: str, schema: pa.Schema) -> Any:
+    """A context in which to write tables to a file of one of the ``FORMATS``."""
     writers = {
         ".parquet": pa.parquet.ParquetWriter,
         ".csv": pa.csv.CSVWriter,

@@ -14,6 +14,7 @@ from neroli.cli import (
     fit,
     inspect,
     score,
+    serve,
     split,
     train,
 )
@@ -47,6 +48,7 @@ app.command("train")(train.train)
 app.command("fit")(fit.fit)
 app.command("score")(score.score)
 app.command("explain")(explain.explain)
+app.command("serve")(serve.serve)
 app.command("bench")(bench.bench)
 app.command("inspect")(inspect.inspect)
 app.command("split")(split.split)

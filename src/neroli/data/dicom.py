@@ -6,6 +6,7 @@ the pixels is used, and the tag that groups images, in memory.
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -223,18 +224,58 @@ def _reasons() -> Iterator[None]:
         raise UnreadableImage(f"is damaged or cannot be decoded: {reason}") from None
 
 
-def _header(path: Path, group: str | None = None) -> Dataset:
+def size_of(content: bytes) -> tuple[int, int]:
+    """Width and height that the bytes of a DICOM file of one frame claim, without decoding it.
+
+    Raises:
+        UnreadableImage: if it cannot be decoded, or holds several frames; the message continues a
+            sentence that begins with the name of the file.
+        InvalidInput: if pydicom is not installed.
+    """
+    _prepare_pydicom(None)
+    header = _header(content)
+    if (frames := _frame_count(header, content)) != 1:
+        raise UnreadableImage(f"holds {frames:,} frames; send them one by one")
+    return int(header.Columns), int(header.Rows)
+
+
+def decode(content: bytes) -> Image.Image:
+    """The picture, in mode L or RGB, of the bytes of a DICOM file; of several frames the first.
+
+    Raises:
+        UnreadableImage, InvalidInput: as ``size_of``.
+    """
+    _prepare_pydicom(None)
+    return Image.fromarray(_frame(content, 0))
+
+
+def _file(source: Path | bytes) -> Path | io.BytesIO:
+    return source if isinstance(source, Path) else io.BytesIO(source)
+
+
+def _header(source: Path | bytes, group: str | None = None) -> Dataset:
     """What a file says of its pixels, and what it belongs to."""
     from pydicom import dcmread
-    from pydicom.filereader import read_file_meta_info
 
     tags = "Rows Columns BitsAllocated SamplesPerPixel NumberOfFrames PhotometricInterpretation"
     with _reasons():
         # Of a deflated file pydicom inflates everything, a bomb too, just to read the header.
-        if read_file_meta_info(path).get("TransferSyntaxUID") == _DEFLATED:
+        if _encoding(source) == _DEFLATED:
             raise UnreadableImage("is deflated as a whole; save it with another transfer syntax")
         wanted = [*tags.split(), *([] if group is None else [group])]
-        return dcmread(path, stop_before_pixels=True, specific_tags=list(wanted))
+        return dcmread(_file(source), stop_before_pixels=True, specific_tags=list(wanted))
+
+
+def _encoding(source: Path | bytes) -> object:
+    """The transfer syntax, which is in the first group of elements; None if they do not say."""
+    from pydicom.filereader import read_dataset, read_file_meta_info, read_preamble
+
+    if isinstance(source, Path):
+        return read_file_meta_info(source).get("TransferSyntaxUID")
+    file = io.BytesIO(source)
+    read_preamble(file, force=False)
+    first_group = read_dataset(file, False, True, stop_when=lambda tag, *_: tag.group != 2)
+    return first_group.get("TransferSyntaxUID")
 
 
 def _owner(header: Dataset, group: str | None) -> str:
@@ -244,7 +285,7 @@ def _owner(header: Dataset, group: str | None) -> str:
         return "" if value is None else str(value).strip()
 
 
-def _frame_count(header: Dataset, path: Path) -> int:
+def _frame_count(header: Dataset, source: Path | bytes) -> int:
     """How many frames a file has.
 
     Raises:
@@ -279,7 +320,8 @@ def _frame_count(header: Dataset, path: Path) -> int:
             frame_bits = frame_bits * 2 // 3
         if not decoder.is_native:
             frame_bits = 8 * 8  # at least the header of a fragment
-        room = min(path.stat().st_size * 8 // max(1, frame_bits), MAX_FRAMES)
+        size = source.stat().st_size if isinstance(source, Path) else len(source)
+        room = min(size * 8 // max(1, frame_bits), MAX_FRAMES)
         if frames != 1 and not 1 <= frames <= room:
             raise UnreadableImage(
                 f"claims to have {frames:,} frames, where there can be {room:,} at most"
@@ -287,14 +329,14 @@ def _frame_count(header: Dataset, path: Path) -> int:
         return frames
 
 
-def _frame(path: Path, frame: int) -> Array:
+def _frame(source: Path | bytes, frame: int) -> Array:
     """A frame as a viewer shows it: ``[H, W]`` or ``[H, W, 3]`` uint8."""
     from pydicom.dataset import Dataset
     from pydicom.pixels.decoders.base import get_decoder
     from pydicom.pixels.utils import pixel_array
 
-    header = _header(path)
-    _frame_count(header, path)
+    header = _header(source)
+    _frame_count(header, source)
     syntax = header.file_meta.TransferSyntaxUID
     if not get_decoder(syntax).is_available:
         raise UnreadableImage(
@@ -303,4 +345,4 @@ def _frame(path: Path, frame: int) -> Array:
         )
     with _reasons():
         dataset = Dataset()
-        return shown(pixel_array(path, ds_out=dataset, index=frame), dataset)
+        return shown(pixel_array(_file(source), ds_out=dataset, index=frame), dataset)

@@ -11,6 +11,8 @@ from __future__ import annotations
 import io
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,25 @@ def decode(content: bytes) -> Image.Image:
     Raises:
         UnreadableImage: as ``read_image``.
     """
+    with _opened(content) as image:
+        image.load()
+        unsigned = image.format in ("PNG", "PPM")  # their mode I is 16-bit unsigned
+        return to_picture(ImageOps.exif_transpose(image), unsigned_16_bit=unsigned)
+
+
+def size_of(content: bytes) -> tuple[int, int]:
+    """Width and height that an encoded image file's bytes claim, without decoding them.
+
+    Raises:
+        UnreadableImage: as ``read_image``.
+    """
+    with _opened(content) as image:
+        return image.size
+
+
+@contextmanager
+def _opened(content: bytes) -> Iterator[Image.Image]:
+    """An image not decoded yet; whatever goes wrong with it is a reason why it is unreadable."""
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -77,9 +98,7 @@ def decode(content: bytes) -> Image.Image:
                     f"is {image.width}x{image.height} pixels, more than the {MAX_PIXELS:,} "
                     "allowed; cut it into smaller images"
                 )
-            image.load()
-            unsigned = image.format in ("PNG", "PPM")  # their mode I is 16-bit unsigned
-            return to_picture(ImageOps.exif_transpose(image), unsigned_16_bit=unsigned)
+            yield image
     except UnreadableImage:
         raise
     except UnidentifiedImageError:

@@ -1,0 +1,220 @@
+"""The Open Inference Protocol, version 2, by which KServe's and Triton's clients ask.
+
+https://github.com/kserve/open-inference-protocol. The guard is a model with the input ``images``,
+of encoded files (BYTES, as base64 text) or pixels (UINT8), and an output for each thing it says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pydantic
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from python_multipart.multipart import parse_options_header
+
+from neroli import __version__
+from neroli.serve.settings import Limits
+from neroli.serve.state import State
+from neroli.serve.uploads import Refused, Upload, from_base64, of_array
+
+OUTPUTS = {"score": "FP64", "p_value": "FP64", "is_ood": "BOOL", "predicted_class": "INT64"}
+INPUTS: list[dict[str, Any]] = [{"name": "images", "datatype": "BYTES", "shape": [-1]}]
+
+
+class ProtocolError(BaseModel):
+    """How the protocol words errors."""
+
+    error: str
+
+
+class InputTensor(BaseModel):
+    """The images."""
+
+    name: Literal["images"]
+    shape: list[int] = Field(max_length=4)
+    datatype: Literal["BYTES", "UINT8"]
+    parameters: dict[str, Any] = {}
+    data: list[Any]
+
+
+class OutputName(BaseModel):
+    """An output that is asked for."""
+
+    name: str
+    parameters: dict[str, Any] = {}
+
+
+class Inference(BaseModel):
+    """A request."""
+
+    id: str | None = Field(default=None, max_length=200)
+    parameters: dict[str, Any] = {}
+    inputs: list[InputTensor] = Field(min_length=1, max_length=1)
+    outputs: list[OutputName] = []
+
+
+class OutputTensor(BaseModel):
+    """One thing that the guard says of N images."""
+
+    name: str
+    shape: list[int]
+    datatype: str
+    data: list[float | bool | int]
+
+
+class Inferred(BaseModel):
+    """An answer."""
+
+    model_name: str
+    model_version: str
+    id: str
+    outputs: list[OutputTensor]
+
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ProtocolError}
+    for status in (400, 401, 403, 404, 408, 413, 415, 421, 422, 429, 500, 503)
+}
+
+
+def inference_protocol(state: State) -> APIRouter:
+    """The routes of the protocol.
+
+    Args:
+        state: that they work with.
+    """
+    router = APIRouter(prefix="/v2", responses=REFUSALS)
+
+    def check_named(name: str, version: str | None) -> None:
+        if name != state.settings.name or version not in (None, state.engine.guard_version):
+            raise Refused(404, f"There is only the model {state.settings.name!r} here.")
+
+    @router.get("")
+    async def server() -> dict[str, Any]:
+        """What kind of server this is."""
+        return {"name": "neroli", "version": __version__, "extensions": []}
+
+    @router.get("/health/live")
+    async def live() -> dict[str, bool]:
+        """The server runs."""
+        return {"live": True}
+
+    @router.get("/health/ready")
+    async def ready() -> JSONResponse:
+        """The guard is loaded, and is that of the model it was fitted on."""
+        if not state.ready:
+            _ = state.engine  # says why not
+            raise Refused(503, "The server is about to stop.")
+        return JSONResponse({"ready": True})
+
+    async def metadata(name: str, version: str | None = None) -> dict[str, Any]:
+        """What goes in and comes out."""
+        check_named(name, version)
+        return {
+            "name": name,
+            "versions": [state.engine.guard_version],
+            "platform": "neroli",
+            "inputs": INPUTS,
+            "outputs": [
+                {"name": output, "datatype": kind, "shape": [-1]}
+                for output, kind in OUTPUTS.items()
+            ],
+        }
+
+    async def model_ready(name: str, version: str | None = None) -> dict[str, Any]:
+        """Whether the guard is loaded."""
+        check_named(name, version)
+        return {"name": name, "ready": state.ready}
+
+    async def infer(request: Request, name: str, version: str | None = None) -> Inferred:
+        """Verdicts on images: on all, or on none if one cannot be scored."""
+        check_named(name, version)
+        if "inference-header-content-length" in request.headers:
+            raise Refused(415, "Binary tensors are not taken: send the tensors' data as JSON.")
+        kind, _ = parse_options_header(request.headers.get("content-type"))
+        if kind not in (b"application/json", b""):  # Triton's client states none
+            raise Refused(415, "Send the inference request as application/json.")
+        asked, images = await state.engine.aside(_read, await request.body(), state.settings.limits)
+        request.state.images = len(images)
+        async with state.received(images) as uploads:
+            results = await state.score(uploads, request.state.request, whole=True)
+        outputs = [output.name for output in asked.outputs] or list(OUTPUTS)
+        return Inferred(
+            model_name=name,
+            model_version=state.engine.guard_version,
+            id=asked.id or request.state.request,
+            outputs=[_tensor(output, results) for output in outputs],
+        )
+
+    body = {
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": Inference.model_json_schema()}},
+        }
+    }
+    for path in ("/models/{name}", "/models/{name}/versions/{version}"):
+        router.add_api_route(path, metadata, methods=["GET"])
+        router.add_api_route(f"{path}/ready", model_ready, methods=["GET"])
+        router.add_api_route(f"{path}/infer", infer, methods=["POST"], openapi_extra=body)
+    return router
+
+
+def _read(body: bytes, limits: Limits) -> tuple[Inference, list[bytes | Upload]]:
+    """What is asked for, and the images.
+
+    Raises:
+        Refused: 400 if the request is not as the protocol says, 413 if it holds too many images.
+    """
+    try:
+        asked = Inference.model_validate_json(body)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])[:100]
+        raise Refused(400, f"This is no inference request ({where}: {first['msg']}).") from None
+    if unknown := {output.name for output in asked.outputs} - OUTPUTS.keys():
+        raise Refused(400, f"There is no output {min(unknown)[:40]!r}, only {', '.join(OUTPUTS)}.")
+    tensor = asked.inputs[0]
+    if tensor.datatype == "BYTES":
+        texts = _flat(tensor.data)
+        if tensor.shape not in ([len(texts)], [len(texts), 1]) or not texts:
+            raise Refused(400, f"{len(texts)} images were sent with the shape {tensor.shape}.")
+        if len(texts) > limits.images:
+            raise Refused(413, f"A request may hold {limits.images:,} images.")
+        if not all(isinstance(text, str) for text in texts):
+            raise Refused(400, "BYTES must be base64 text of encoded images.")
+        return asked, [from_base64(text, position) for position, text in enumerate(texts)]
+    return asked, [of_array(image) for image in _pixels(tensor, limits)]
+
+
+def _pixels(tensor: InputTensor, limits: Limits) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Pixels ``[N, H, W, 3]``, which JSON may hold nested or flat."""
+    shape = tensor.shape
+    if len(shape) != 4 or shape[3] != 3 or min(shape) < 1:
+        raise Refused(400, f"UINT8 images have the shape [N, height, width, 3], not {shape}.")
+    if shape[0] > limits.images or shape[1] * shape[2] > limits.pixels:
+        raise Refused(
+            413, f"A request may hold {limits.images:,} images of {limits.pixels:,} pixels."
+        )
+    values = _flat(tensor.data)
+    if len(values) != math.prod(shape):
+        raise Refused(400, f"{len(values)} values were sent with the shape {shape}.")
+    if not all(type(value) is int and 0 <= value <= 255 for value in values):
+        raise Refused(400, "UINT8 values must be whole numbers from 0 to 255.")
+    return np.array(values, np.uint8).reshape(shape)
+
+
+def _flat(data: Any) -> list[Any]:
+    """Nested lists as one."""
+    while isinstance(data, list) and any(isinstance(part, list) for part in data):
+        data = [value for part in data for value in (part if isinstance(part, list) else [part])]
+    return list(data)
+
+
+def _tensor(output: str, results: Sequence[Any]) -> OutputTensor:
+    data = [getattr(scored, output) for scored in results]
+    return OutputTensor(name=output, shape=[len(data)], datatype=OUTPUTS[output], data=data)
