@@ -11,7 +11,7 @@ import pytest
 
 from neroli import Guard
 from neroli.serve.uploads import contents_of
-from served import Served, colour_guard, record, served, unusual_picture
+from served import Served, guard_with_examples, record, served, unusual_picture
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 if CHROMIUM is None:
@@ -29,7 +29,7 @@ def chromium() -> Iterator[playwright.Browser]:
 
 @pytest.fixture(scope="module")
 def examples_guard() -> Guard:
-    return colour_guard()
+    return guard_with_examples()
 
 
 @pytest.fixture
@@ -209,7 +209,7 @@ def test_no_page_is_wider_than_the_window(
     chromium: playwright.Browser, tmp_path: Path, width: int, scheme: str
 ) -> None:
     names = ["<script>alert(1)</script>" * 4, "\u05d0\u05d1 x", "x" * 150]
-    with served(tmp_path, colour_guard(names)) as server:
+    with served(tmp_path, guard_with_examples(names)) as server:
         guard = server.state.engine.guard_version
         server.state.records.add([record(n, guard, predicted_name=names[n % 3]) for n in range(3)])
         server.state.records.decide("0" * 32, "fine", "n" * 500)

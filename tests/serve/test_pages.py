@@ -22,7 +22,7 @@ from neroli.serve.page_facts import Place, p_value_in_words
 from neroli.serve.sessions import COOKIE, FORM_TOKEN, cookie_of
 from neroli.serve.uploads import Upload
 from pages import Checked
-from served import Served, colour_guard, record, served, unusual_picture, usual_picture
+from served import Served, guard_with_examples, record, served, unusual_picture, usual_picture
 
 SECRET = "Doe_Jane_1970.png"
 ALL = Filters(flagged=False)
@@ -31,7 +31,7 @@ HOSTILE = ("<script>alert(1)</script>", "\u202egreen", "x" * 200)
 
 @pytest.fixture(scope="module")
 def examples_guard() -> Guard:
-    return colour_guard()
+    return guard_with_examples()
 
 
 @pytest.fixture
@@ -164,6 +164,7 @@ def test_the_queue_shows_every_flagged_record_once(server: Served, browser: http
         ("order=newest", [4, 3, 2, 1, 0]),
         ("predicted=1", [1, 4]),
         ("review=undecided", [1, 2, 3, 4]),
+        ("review=decided", [0]),
         ("since=2025-10-10", []),
         ("since=2025-10-09", [0, 1, 2, 3, 4]),
         (f"guard={'0' * 16}", []),
@@ -285,7 +286,9 @@ def test_an_alarm_is_on_every_page(browser: httpx.Client, server: Served) -> Non
 
 def test_names_of_classes_are_shown_as_text(tmp_path: Path) -> None:
     with (
-        served(tmp_path, colour_guard(HOSTILE), keep_thumbnails=True, keep_images=True) as server,
+        served(
+            tmp_path, guard_with_examples(HOSTILE), keep_thumbnails=True, keep_images=True
+        ) as server,
         httpx.Client(base_url=server.address, timeout=60) as client,
     ):
         shown = [dropped(client, usual_picture(seed)).text for seed in range(3)]

@@ -32,6 +32,7 @@ def drift_facts(drift: Drift) -> dict[str, Any]:
     history = list(drift.history)  # which goes on meanwhile
     images = [number for number, _, _ in history]
     rate = percentage(drift.false_alarm_rate / 2)
+    left_out = f" Images less than {drift.apart:g} s after the last one counted are left out."
     state = alarm_text(drift)
     if not state:
         state = f"No alarm after {drift.images:,} image{'' if drift.images == 1 else 's'}."
@@ -39,7 +40,7 @@ def drift_facts(drift: Drift) -> dict[str, Any]:
         "state": state,
         "meaning": "Two tests ask whether the images that come are still like those the guard was "
         "calibrated on; if they are not, its promise no longer holds. An alarm stays until it is "
-        "reset.",
+        f"reset.{left_out if drift.apart else ''}",
         "doubts": drift.doubts(),
         "charts": [
             (

@@ -51,7 +51,7 @@ class Filters:
 
     Args:
         flagged: only flagged images; otherwise all.
-        undecided: only images without a decision.
+        undecided, decided: only images without a decision, or only images with one.
         guard: version; None for all.
         predicted_class: None for all.
         since, until: times in seconds since 1970 (UTC), since <= at < until; None without limit.
@@ -64,6 +64,7 @@ class Filters:
 
     flagged: bool = True
     undecided: bool = False
+    decided: bool = False
     guard: str | None = None
     predicted_class: int | None = None
     since: float | None = None
@@ -90,6 +91,7 @@ class Filters:
         }
         column, direction, _ = ORDERS[self.order]
         terms = ["is_ood = 1"] * self.flagged + ["decision IS NULL"] * self.undecided
+        terms += ["decision IS NOT NULL"] * self.decided
         terms += [term for term, value in limits.items() if value is not None]
         values: list[Any] = [value for value in limits.values() if value is not None]
         if after is not None:

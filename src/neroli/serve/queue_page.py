@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 SIZE = 25
 """Images on a page."""
 _VERDICTS = {"flagged": "flagged", "all": "all images"}
-_REVIEWS = {"all": "reviewed or not", "undecided": "not reviewed yet"}
+_REVIEWS = {"all": "reviewed or not", "undecided": "not reviewed yet", "decided": "reviewed"}
 _ORDERS = {
     "p_value": "most unusual first",
     "newest": "newest first",
@@ -82,6 +82,7 @@ class QueuePage:
         return Filters(
             flagged=self.verdict == "flagged",
             undecided=self.review == "undecided",
+            decided=self.review == "decided",
             guard=self.guard or None,
             predicted_class=int(self.predicted) if self.predicted else None,
             since=self._since(),
@@ -111,7 +112,8 @@ class QueuePage:
         if self.predicted or self.guard or self.since:
             return "No image fits these filters."
         what = "image" if self.verdict == "all" else "flagged image"
-        return f"There is no {what} {'left to review' if self.review == 'undecided' else 'yet'}."
+        ends = {"all": "yet", "undecided": "left to review", "decided": "reviewed yet"}
+        return f"There is no {what} {ends[self.review]}."
 
     def _since(self) -> float | None:
         if not self.since:
