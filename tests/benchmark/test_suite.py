@@ -316,3 +316,16 @@ def test_builtin_suites_are_plain_toml_without_local_paths() -> None:
         text = path.read_text()
         tomllib.loads(text)
         assert not [line for line in text.splitlines() if '"/' in line]
+
+
+def test_other_detectors_keep_the_settings_of_the_suite() -> None:
+    suite = read_suite("cifar10-resnet20")
+    few = {row.title: row.settings for row in suite.with_detectors(("nac_ue", "line")).rows()}
+    assert few.keys() == {"nac_ue", "line"}
+    assert few["nac_ue"]["layers"] == ["layer1", "layer2"]
+    head = [row.title for row in suite.with_detectors("head").rows()]
+    assert "LINe, published for CIFAR-10" in head
+    assert "nac_ue" not in head
+    for chosen in ((), ("nero", "nero"), ("nerro",)):
+        with pytest.raises(InvalidInput, match="No detector|named twice|did you mean 'nero'"):
+            suite.with_detectors(chosen)

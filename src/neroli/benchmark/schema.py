@@ -310,7 +310,9 @@ class Suite(_Part):
         return (*plain, *self.detector)
 
     def with_detectors(self, chosen: str | tuple[str, ...]) -> Suite:
-        """The suite with other detectors; those that had settings of their own keep them.
+        """The suite with other detectors; plain rows that had settings of their own keep them.
+
+        Of a group the labelled rows stay too.
 
         Args:
             chosen: one of ``GROUPS``, or names.
@@ -325,7 +327,8 @@ class Suite(_Part):
             create(name)
             if names.count(name) > 1:
                 raise InvalidInput(f"The detector {name!r} is named twice.")
-        kept = tuple(row for row in self.detector if row.label is None and row.name in names)
+        plain = [row for row in self.detector if row.label is None or chosen in GROUPS]
+        kept = tuple(row for row in plain if row.name in names)
         return self.model_copy(update={"detectors": tuple(names), "detector": kept})
 
 
