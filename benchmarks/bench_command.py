@@ -72,11 +72,10 @@ def bench(suite: str, data: Path, out: Path, limit: int | None) -> None:
     subprocess.run(command, check=True, capture_output=True)
 
 
-def theirs(sets: dict[str, Pictures], classifier: Classifier, number: int) -> None:
+def re_running(sets: dict[str, Pictures], classifier: Classifier, number: int) -> None:
     """Detectors of pytorch-ood, each fitted and scored by running the network itself."""
-    from pytorch_ood.detector import KNN, EnergyBased, MaxSoftmax, ReAct, ViM
 
-    import peers  # noqa: F401  # imports torchvision as it needs
+    from peers import theirs as library
 
     model = classifier.model
     linear = next(m for m in reversed(list(model.modules())) if isinstance(m, nn.Linear))
@@ -89,11 +88,11 @@ def theirs(sets: dict[str, Pictures], classifier: Classifier, number: int) -> No
         return taken[0]
 
     made = [
-        MaxSoftmax(model),
-        EnergyBased(model),
-        KNN(features),
-        ViM(features, d=linear.in_features // 2, w=linear.weight, b=linear.bias),
-        ReAct(features, linear),
+        library.MaxSoftmax(model),
+        library.EnergyBased(model),
+        library.KNN(features),
+        library.ViM(features, d=linear.in_features // 2, w=linear.weight, b=linear.bias),
+        library.ReAct(features, linear),
     ]
     with torch.inference_mode():
         for detector in made[:number]:
@@ -133,5 +132,5 @@ if __name__ == "__main__":
             took = seconds(lambda: bench(options.suite, shared_data(), out, options.limit))
             print(f"neroli bench, {number} run: {took:.1f} s, {took / bare:.2f} of the network")
     if options.theirs:
-        took = seconds(lambda: theirs(sets, classifier, options.theirs))
+        took = seconds(lambda: re_running(sets, classifier, options.theirs))
         print(f"pytorch-ood, {options.theirs} detectors: {took:.1f} s, {took / bare:.2f} of it")
