@@ -13,6 +13,7 @@ from neroli.cli import (
     explain,
     fit,
     inspect,
+    records,
     score,
     serve,
     split,
@@ -48,6 +49,7 @@ app.command("train")(train.train)
 app.command("fit")(fit.fit)
 app.command("score")(score.score)
 app.command("explain")(explain.explain)
+app.command("records")(records.records)
 app.command("serve")(serve.serve)
 app.command("bench")(bench.bench)
 app.command("inspect")(inspect.inspect)
