@@ -149,7 +149,7 @@ def test_labels_are_required_unless_told_otherwise(classifier: Classifier) -> No
 
 def test_labels_that_do_not_agree_with_the_model_are_warned_of(classifier: Classifier) -> None:
     images, labels = colour_tensors(150, 1)
-    with pytest.warns(NeroliWarning, match="hardly more than by chance.*'blue' are predicted as"):
+    with pytest.warns(NeroliWarning, match="no better than chance.*'blue' are predicted as"):
         Guard(classifier, MSP()).fit([(images, (labels + 1) % 3)])
     swapped = torch.tensor([1, 0, 2])[labels]
     with pytest.warns(NeroliWarning, match="'blue' are predicted as 'green'"):

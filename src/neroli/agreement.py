@@ -57,8 +57,8 @@ class LabelAgreement:
     def __str__(self) -> str:
         text = f"The classifier predicts {self.accuracy:.1%} of the training images as labelled"
         if self.is_near_chance:
-            more = "hardly more than" if self.accuracy > self.chance else "no better than"
-            text += f", {more} by chance ({self.chance:.1%})"
+            more = "hardly more than by" if self.accuracy > self.chance else "no better than"
+            text += f", {more} chance ({self.chance:.1%})"
         if self.confused:
             label, predicted = self.confused[0]
             text += f"; most images labelled {label!r} are predicted as {predicted!r}"
