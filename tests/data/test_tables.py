@@ -147,5 +147,5 @@ def test_splits_that_cannot_be_are_refused(table: Path) -> None:
     paths = [table.parent / name for name in source.names]
     with pytest.raises(NotEnoughImages, match="The 1 groups of these 60 images are too few"):
         split(ImageFiles(paths, groups=["ann"] * 60))
-    with pytest.raises(NotEnoughImages, match="These 2 images cannot be split"):
+    with pytest.raises(NotEnoughImages, match="These 2 images of 2 classes cannot be split"):
         split(ImageFiles(paths[:2], labels=[0, 1]))
