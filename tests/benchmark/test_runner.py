@@ -14,13 +14,13 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from conftest import COLOUR_PREPROCESSING, write_pictures
-from neroli import Activations, Classifier, Guard
+from neroli import Activations, Classifier, Guard, detectors
 from neroli.benchmark.images import BenchmarkImages, benchmark_images
 from neroli.benchmark.results import Results
 from neroli.benchmark.runner import Options, run
 from neroli.benchmark.schema import Suite
 from neroli.benchmark.suite import own_suite
-from neroli.detectors import KNN, Detector, create, register
+from neroli.detectors import KNN, Detector, create
 from neroli.errors import ArtefactError, InvalidInput
 from networks import COLOURS, trained_colour_network
 
@@ -199,7 +199,6 @@ def test_interrupted_it_goes_on_where_it_stopped(
     assert [row.sets for row in resumed.rows] == [row.sets for row in whole.rows]
 
 
-@register
 @dataclass(eq=False)
 class _Unlucky(Detector):
     name: ClassVar[str] = "unlucky"
@@ -210,8 +209,13 @@ class _Unlucky(Detector):
 
 
 def test_detectors_that_fail_are_reported_and_stop_no_other(
-    suite: Suite, images: BenchmarkImages, classifier: Classifier, tmp_path: Path
+    suite: Suite,
+    images: BenchmarkImages,
+    classifier: Classifier,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setitem(detectors._DETECTORS, _Unlucky.name, _Unlucky)  # here alone
     chosen = ("unlucky", "msp", "rank_feat", "nap")
     options = Options(detectors=chosen, resamples=5, gallery=0)
     results = run(suite, images, classifier, tmp_path / "out", options)
