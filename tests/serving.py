@@ -34,6 +34,8 @@ from neroli.serve.settings import Settings
 from neroli.serve.state import State
 from networks import COLOURS, colour_images, colour_loader, trained_colour_network
 
+TESTS = str(Path(__file__).parent)
+
 
 @functools.cache
 def colour_guard() -> Guard:
@@ -85,10 +87,12 @@ class Client(httpx.Client):
     Attributes:
         state: what a server of this process works with, once it is ready.
         records: the file of its records.
+        log: of a server in a process of its own.
     """
 
     state: State
     records: Path
+    log: Path
 
     @property
     def address(self) -> str:
@@ -152,25 +156,28 @@ def process(
 ) -> Iterator[tuple[subprocess.Popen[str], Client]]:
     """``neroli serve`` as a process of its own, on a free port, and a client of it."""
     arguments = ["serve", guard, "--records", records, "--port", 0, *options]
-    with subprocess.Popen(
-        [sys.executable, "-m", "neroli", *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)])},
-    ) as server:
+    log = records.with_suffix(".log")  # a pipe that nobody reads would fill up
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(
+            [sys.executable, "-m", "neroli", *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path, TESTS])},
+        ) as server,
+    ):
         try:
             assert server.stdout is not None
             said = server.stdout.readline()
             found = re.search(r"http://\S+", said)
-            assert found, said
+            assert found, said + log.read_text()
             with Client(base_url=found[0], timeout=60) as client:
-                client.records = records
+                client.records, client.log = records, log
                 yield server, client
         finally:
             if server.poll() is None:
                 server.kill()
-                server.communicate()
 
 
 def verdicts_of(pictures: list[Image.Image]) -> dict[str, np.ndarray[Any, Any]]:

@@ -49,7 +49,8 @@ def test_a_server_told_to_stop_finishes_what_it_accepted(
         server.send_signal(signal.SIGTERM)
         for thread in waiting:
             thread.join()
-        _, log = server.communicate(timeout=60)
+        assert server.wait(timeout=60) == 0
+    log = client.log.read_text()
     assert [answer.status_code for answer in answers] == [200] * 3
     expected = Guard.load(saved_guard, trained_colour_network())([file])
     told = [answer.json()["results"][0]["score"] for answer in answers]
@@ -64,16 +65,14 @@ def test_a_server_told_to_stop_finishes_what_it_accepted(
 def test_a_guard_of_another_model_is_never_ready(saved_guard: Path, tmp_path: Path) -> None:
     weights = tmp_path / "other.safetensors"
     save_file(tiny_network(num_classes=3, seed=9).state_dict(), weights)
-    with process(saved_guard, tmp_path / "r.sqlite", "--weights", weights) as (server, client):
+    with process(saved_guard, tmp_path / "r.sqlite", "--weights", weights) as (_, client):
         answer = client.get("/v2/health/ready")
         while "still being loaded" in answer.text:
             time.sleep(0.05)
             answer = client.get("/v2/health/ready")
         assert answer.status_code == 503 and "could not be loaded" in answer.text
         assert client.get("/v2/health/live").status_code == 200
-        server.terminate()
-        _, log = server.communicate(timeout=60)
-    assert "was fitted on a model with other weights" in log
+    assert "was fitted on a model with other weights" in client.log.read_text()
 
 
 @pytest.mark.parametrize(
