@@ -30,6 +30,10 @@ class UnreadableImage(InvalidInput):
     """A file or array cannot be turned into an image; batch runs record it and go on."""
 
 
+class TooManyPixels(UnreadableImage):
+    """An image claims more pixels than are ever decoded."""
+
+
 class LabelsRequired(NeroliError):
     """A detector that learns from labels was given training images without any."""
 

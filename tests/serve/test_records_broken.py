@@ -21,37 +21,51 @@ from neroli.serve.filters import Filters
 from recorded import opened, scored
 
 WRITER = """
-import sys, threading
+import os, sys, threading
 from pathlib import Path
 from recorded import opened, scored
-records = opened(Path(sys.argv[1]))
-def work():
+
+def say(*words):
+    os.write(1, "".join(f"{word}\\n" for word in words).encode())
+
+def work(records):
     while True:
         some = [scored() for _ in range(3)]
         records.add(some)
-        sys.stdout.write("".join(one.id + "\\n" for one in some))
-        sys.stdout.flush()
-for _ in range(3):
-    threading.Thread(target=work).start()
+        say(*(one.id for one in some))
+
+for _ in sys.stdin:
+    if (child := os.fork()) == 0:  # to import everything anew would take seconds
+        say(os.getpid())
+        records = opened(Path(sys.argv[1]))
+        for _ in range(2):
+            threading.Thread(target=work, args=(records,)).start()
+        work(records)
+    os.waitpid(child, 0)
+    say("", "killed")
 """
 
 
 def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
     draw = random.Random(0)
     acknowledged: set[str] = set()
-    for _ in range(6):
-        process = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(tmp_path)],
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-            text=True,
-        )
-        assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(draw.randrange(1, 200))]
-        process.send_signal(signal.SIGKILL)
-        lines += process.stdout.readlines()
-        process.wait()
-        acknowledged |= {line.strip() for line in lines if line.endswith("\n")}
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        text=True,
+    ) as writers:
+        assert writers.stdin is not None and writers.stdout is not None
+        for _ in range(6):
+            writers.stdin.write("write\n")
+            writers.stdin.flush()
+            writer = int(writers.stdout.readline())
+            lines = [writers.stdout.readline() for _ in range(draw.randrange(1, 60))]
+            os.kill(writer, signal.SIGKILL)
+            lines += iter(writers.stdout.readline, "killed\n")
+            acknowledged |= {line.strip() for line in lines if len(line) == 33}
+        writers.stdin.close()
     records = opened(tmp_path)
     found, after = set(), None
     while True:

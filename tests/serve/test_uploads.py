@@ -54,7 +54,7 @@ def test_a_size_that_is_only_claimed_is_refused_before_decoding(tmp_path: Path) 
     status, message = refused(png_header(101, 100))
     assert status == 413 and message == "The image is 101x100 pixels, more than the 10,000 allowed."
     assert refused(png_header(100, 100))[0] == 422  # allowed, and broken
-    assert refused(png_header(60_000, 60_000))[0] in (413, 422)
+    assert refused(png_header(60_000, 60_000))[0] == 413
     path = write(tmp_path / "large.dcm", np.zeros((101, 100), np.uint8))
     assert refused(path.read_bytes())[0] == 413
 

@@ -22,7 +22,7 @@ from neroli.data.folders import files_below, folder_label, stamp
 from neroli.data.images import MAX_PIXELS
 from neroli.data.pictures import Pictures
 from neroli.data.sources import Content
-from neroli.errors import InvalidInput, NotEnoughImages, UnreadableImage
+from neroli.errors import InvalidInput, NotEnoughImages, TooManyPixels, UnreadableImage
 from neroli.files import digest
 
 if TYPE_CHECKING:
@@ -298,9 +298,7 @@ def _frame_count(header: Dataset, source: Path | bytes) -> int:
         if not rows or not columns:
             raise UnreadableImage("has no pixel data")
         if rows * columns > MAX_PIXELS:
-            raise UnreadableImage(
-                f"is {columns}x{rows} pixels, more than the {MAX_PIXELS:,} allowed"
-            )
+            raise TooManyPixels(f"is {columns}x{rows} pixels, more than the {MAX_PIXELS:,} allowed")
         kind = header.get("PhotometricInterpretation")
         syntax = header.file_meta.get("TransferSyntaxUID")
         if kind not in KINDS or (kind in OF_JPEG_2000 and syntax not in _JPEG_2000):

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from neroli.errors import InvalidInput, UnreadableImage
+from neroli.errors import InvalidInput, TooManyPixels, UnreadableImage
 
 MAX_PIXELS = 89_000_000
 """Larger images (decompression bombs, whole slides) are refused before they are decompressed.
@@ -94,7 +94,7 @@ def _opened(content: bytes) -> Iterator[Image.Image]:
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise UnreadableImage(
+                raise TooManyPixels(
                     f"is {image.width}x{image.height} pixels, more than the {MAX_PIXELS:,} "
                     "allowed; cut it into smaller images"
                 )
@@ -104,7 +104,7 @@ def _opened(content: bytes) -> Iterator[Image.Image]:
     except UnidentifiedImageError:
         raise UnreadableImage("is not an image in a format Pillow reads") from None
     except Image.DecompressionBombError:
-        raise UnreadableImage(f"has more than the {MAX_PIXELS:,} pixels allowed") from None
+        raise TooManyPixels(f"has more than the {MAX_PIXELS:,} pixels allowed") from None
     except Exception as error:  # decoders raise whatever they like on damaged files
         raise UnreadableImage(f"is damaged or truncated: {error}") from None
 

@@ -17,7 +17,7 @@ from python_multipart.multipart import parse_options_header
 
 from neroli.data import dicom, images
 from neroli.data.arrays import picture_digest
-from neroli.errors import InvalidInput, NeroliError, UnreadableImage
+from neroli.errors import InvalidInput, NeroliError, TooManyPixels, UnreadableImage
 from neroli.files import digest
 from neroli.serve.settings import Limits
 
@@ -211,6 +211,7 @@ def _refusing() -> Iterator[None]:
     try:
         yield
     except UnreadableImage as error:
-        raise Refused(422, f"The image {error}.") from None
+        status = 413 if isinstance(error, TooManyPixels) else 422
+        raise Refused(status, f"The image {error}.") from None
     except InvalidInput as error:  # pydicom is not installed
         raise Refused(415, str(error)) from None
