@@ -25,21 +25,23 @@ from neroli.detectors import KNN, MSP, NERO, Detector, LINe
 from neroli.models import import_torchvision
 
 BATCHES = (1, 32)
-_NEW = 64
+_NEW = 32
 """Images that differences are measured on."""
+_TRAINING = 2000
+"""Rows that detectors are fitted on: noise, spread as the network's features of images are."""
 
 
 def resnet18() -> nn.Module:
     import torchvision
 
-    model: nn.Module = torchvision.models.resnet18(weights=None)
+    model: nn.Module = torchvision.models.resnet18(num_classes=100)
     return model
 
 
 def deit_small() -> nn.Module:
     import timm
 
-    model: nn.Module = timm.create_model("deit_small_patch16_224", pretrained=False)
+    model: nn.Module = timm.create_model("deit_small_patch16_224", num_classes=100)
     return model
 
 
@@ -72,12 +74,13 @@ def relative(ours: Tensor, theirs: Tensor) -> float:
 def compared(network: Classifier, runtime: Classifier, side: int) -> dict[str, float]:
     """The largest differences of features, logits and scores."""
     draw = torch.Generator().manual_seed(1)
-    images = [torch.randn(32, 3, side, side, generator=draw) for _ in range(2 + _NEW // 32)]
-    training = extracted(network, images[:2])
-    labelled = Activations(training.features, training.logits, training.predictions)
+    images = list(torch.randn(_NEW, 3, side, side, generator=draw).split(32))
+    theirs, ours = (extracted(each, images) for each in (network, runtime))
+    head, (mean, std) = network.head, (theirs.features.mean(0), theirs.features.std(0))
+    noise = torch.randn(_TRAINING, head.num_features, generator=draw)
+    labels = torch.arange(_TRAINING) % head.num_classes
     detectors: list[Detector] = [NERO(), LINe(), KNN(), MSP()]
-    fit(detectors, labelled, network.head)
-    theirs, ours = (extracted(each, images[2:]) for each in (network, runtime))
+    fit(detectors, Activations.from_features(mean + std * noise, head, labels), head)
     found = {
         "features": relative(ours.features, theirs.features),
         "logits": relative(ours.logits, theirs.logits),

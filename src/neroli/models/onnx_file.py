@@ -196,6 +196,8 @@ def session_of(path: Path, device: torch.device, threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.use_deterministic_compute = True
+    # threads that wait busily take the cores from those that decode images
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4  # what goes wrong is raised
     try:
         return runtime.InferenceSession(str(path), options, providers=_providers(runtime, device))
