@@ -261,7 +261,7 @@ class Classifier:
 
     def _check_layer(self, site: Site) -> None:
         if isinstance(self.model, StandIn):
-            raise InvalidInput(self.model.refusal(f"The layer {str(site)!r} is one of"))
+            raise InvalidInput(self.model.refusal(f"Naming the layer {str(site)!r} needs"))
         if unknown := unknown_module(self.model, site.layer):
             raise InvalidInput(unknown)
 

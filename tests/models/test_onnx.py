@@ -1,10 +1,7 @@
 """Classifiers exported to ONNX and run by ONNX Runtime, beside the networks they were made of."""
 
-import base64
 import copy
 import pickle
-import shutil
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.export import Dim
 
 import neroli
+from colours import NEW, network
 from conftest import COLOUR_PREPROCESSING
 from neroli import Classifier, Guard, Preprocessing, extract, load_classifier
 from neroli.detectors import KNN, NERO, create
@@ -24,9 +21,8 @@ from neroli.errors import ArtefactError, InvalidInput, ModelError
 from neroli.explain import neurons_of, of_prediction
 from neroli.explain.report import article
 from neroli.models import import_torchvision, load_model, load_saved_model, model_source
-from neroli.models import onnx_export as exporting
 from neroli.models.onnx import OnnxNetwork
-from neroli.models.onnx_file import IMAGES, STATEMENT, TENSORS, noise, session_of
+from neroli.models.onnx_file import IMAGES, session_of
 from networks import (
     COLOURS,
     colour_images,
@@ -36,29 +32,11 @@ from networks import (
     untrained_resnet20,
 )
 
-onnx = pytest.importorskip("onnx", reason="the [onnx] extra is not installed")
-onnxruntime = pytest.importorskip("onnxruntime", reason="the [onnx] extra is not installed")
-pytest.importorskip("onnxscript", reason="the [onnx] extra is not installed")
+for package in ("onnx", "onnxruntime", "onnxscript"):
+    pytest.importorskip(package, reason="the [onnx] extra is not installed")
 import_torchvision()
 
-NEW = torch.randn(7, 3, 8, 8, generator=torch.Generator().manual_seed(3))
 PREPROCESSING = Preprocessing((0.5, 0.4, 0.3), (0.25, 0.2, 0.3), resize=(8, 8))
-
-
-def network() -> Classifier:
-    return Classifier(
-        trained_colour_network(), preprocessing=COLOUR_PREPROCESSING, class_names=COLOURS
-    )
-
-
-@pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The colour network, exported; copied by tests that change it."""
-    path = tmp_path_factory.mktemp("onnx") / "colours.onnx"
-    written = neroli.export_onnx(network(), path, NEW)
-    assert written.input_shape == (3, 8, 8)
-    assert written.bytes == path.stat().st_size
-    return path
 
 
 @pytest.fixture
@@ -84,6 +62,7 @@ def network_head() -> str:
 
 
 def test_the_file_gives_both_to_any_program(file: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     logits, features = session.run(["logits", "features"], {IMAGES: NEW.numpy()})
     expected = network()(NEW)
@@ -320,166 +299,3 @@ def test_images_of_another_shape_and_other_precisions_and_devices_are_refused(
     assert exported(NEW.double()).features.dtype == torch.float32
     with pytest.raises(ModelError, match="cannot compute on 'mps'.*choose the device cpu"):
         session_of(file, torch.device("mps"), 1)
-
-
-# ---- what cannot be exported
-
-
-class Wrong(nn.Module):
-    """A network that an exporter sees otherwise than it is, or not at all."""
-
-    def __init__(self, how: str) -> None:
-        super().__init__()
-        self.body, self.how = tiny_network(), how
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.how == "otherwise" and torch.compiler.is_exporting():
-            x = x * 1.01
-        if self.how == "branches" and x.sum() > 0:
-            x = x * 2
-        logits: Tensor = self.body(x)
-        return logits
-
-
-def test_a_file_that_computes_something_else_is_not_kept(tmp_path: Path) -> None:
-    path = tmp_path / "m.onnx"
-    path.write_bytes(b"what was there")
-    with pytest.raises(ModelError, match=r"differ from the network's by up to 0\.\d+, where round"):
-        neroli.export_onnx(Classifier(Wrong("otherwise").eval()), path, NEW)
-    assert path.read_bytes() == b"what was there"
-    assert [each.name for each in tmp_path.iterdir()] == ["m.onnx"]
-
-
-def test_what_cannot_be_exported_is_refused_with_the_reason(
-    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "m.onnx"
-    tiny = tiny_network().eval()
-    with pytest.raises(ModelError, match="torch cannot export this Wrong to ONNX: .+"):
-        neroli.export_onnx(Classifier(Wrong("branches").eval()), path, NEW)
-    with pytest.raises(ModelError, match=r"computes in torch.float64.*export model.float\(\)"):
-        neroli.export_onnx(Classifier(copy.deepcopy(tiny).double()), path, NEW)
-    with pytest.raises(ModelError, match="Exporting a network needs the network's layers"):
-        neroli.export_onnx(load_classifier(f"onnx:{file}"), path, NEW)
-    with pytest.raises(InvalidInput, match="size of the network's images is not known: give imag"):
-        neroli.export_onnx(Classifier(tiny), path)
-    shorter = Preprocessing((0.5,) * 3, (0.5,) * 3, resize=8)
-    with pytest.raises(InvalidInput, match="shorter side.*has 8 pixels, the longer any"):
-        neroli.export_onnx(Classifier(tiny, preprocessing=shorter), path)
-    with pytest.raises(ArtefactError, match="is a folder"):
-        neroli.export_onnx(Classifier(tiny), tmp_path, NEW)
-    monkeypatch.setattr(exporting, "MAX_BYTES", 1000)
-    with pytest.raises(ModelError, match="one ONNX file holds no more than"):
-        neroli.export_onnx(Classifier(tiny), path, NEW)
-    assert not path.exists()
-
-
-@pytest.mark.parametrize("package", ["onnxruntime", "onnxscript"])
-def test_a_missing_package_is_said_with_the_extra_that_brings_it(
-    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
-) -> None:
-    monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ModelError, match=r"Exporting to ONNX needs .*\[onnx\] extra"):
-        neroli.export_onnx(network(), tmp_path / "m.onnx", NEW)
-    if package == "onnxruntime":
-        with pytest.raises(ModelError, match=r"colours.onnx needs onnx: .*\[onnx\] extra"):
-            load_classifier(f"onnx:{file}")
-    else:
-        assert load_classifier(f"onnx:{file}").class_names == list(COLOURS)
-
-
-# ---- files that are not what they should be
-
-
-def changed(file: Path, path: Path, **metadata: str | None) -> Path:
-    """The file with other metadata; None takes the key away."""
-    model = onnx.load(file)
-    known = {each.key: each.value for each in model.metadata_props} | metadata
-    model.ClearField("metadata_props")
-    for key, value in known.items():
-        if value is not None:
-            model.metadata_props.add(key=key, value=value)
-    onnx.save(model, path)
-    return path
-
-
-def test_files_that_cannot_be_read_are_refused(file: Path, tmp_path: Path) -> None:
-    path = tmp_path / "m.onnx"
-    with pytest.raises(ModelError, match="There is no ONNX file"):
-        load_model(f"onnx:{path}")
-    whole = file.read_bytes()
-    for content in (b"", b"no model", whole[:200], whole[: len(whole) // 2], whole[:-100]):
-        path.write_bytes(content)
-        with pytest.raises(ModelError, match=r"m.onnx' (is no network that|\(damaged)"):
-            load_model(f"onnx:{path}")
-    newer = onnx.load(file)
-    newer.ir_version = 9999
-    path.write_bytes(newer.SerializeToString())
-    with pytest.raises(ModelError, match=r"ONNX Runtime .* cannot load .*newer version"):
-        load_model(f"onnx:{path}")
-
-
-def test_files_that_neroli_did_not_export_are_refused_with_the_remedy(
-    file: Path, tmp_path: Path
-) -> None:
-    helper, path = onnx.helper, tmp_path / "theirs.onnx"
-    given = helper.make_tensor_value_info("input", 1, ["batch", 4])
-    taken = helper.make_tensor_value_info("output", 1, ["batch", 4])
-    graph = helper.make_graph(
-        [helper.make_node("Relu", ["input"], ["output"])], "g", [given], [taken]
-    )
-    onnx.save(
-        helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 18)]), path
-    )
-    remedy = r"'input' \(tensor\(float\)\), 'output' .*export the network .* `neroli export`"
-    with pytest.raises(ModelError, match=remedy):
-        load_model(f"onnx:{path}")
-    with pytest.raises(ModelError, match="no network that neroli exported"):
-        load_model(f"onnx:{changed(file, path, **{STATEMENT: None})}")
-
-
-def test_damaged_or_newer_statements_are_refused(file: Path, tmp_path: Path) -> None:
-    path = tmp_path / "m.onnx"
-    metadata = {each.key: each.value for each in onnx.load(file).metadata_props}
-    later = metadata[STATEMENT].replace('"schema_version":1', '"schema_version":9')
-    with pytest.raises(ModelError, match="m.onnx' says of itself has schema 9, newer.*upgrade"):
-        load_model(f"onnx:{changed(file, path, **{STATEMENT: later})}")
-    with pytest.raises(ModelError, match=r"says of itself is damaged .*: export it again"):
-        load_model(f"onnx:{changed(file, path, **{STATEMENT: '{}'})}")
-    tensors = load(base64.b64decode(metadata[TENSORS]))
-    headless = save({name: t for name, t in tensors.items() if not name.endswith("bias")})
-    for damaged in ("?", "AAAA", base64.b64encode(headless).decode()):
-        with pytest.raises(ModelError, match=r"head in the ONNX file .* is damaged"):
-            load_model(f"onnx:{changed(file, path, **{TENSORS: damaged})}")
-
-
-def test_a_quantised_file_is_another_network_and_refused(file: Path, tmp_path: Path) -> None:
-    from onnxruntime.quantization import quantize_dynamic
-
-    quantize_dynamic(file, tmp_path / "int8.onnx")
-    with pytest.raises(ModelError, match=r"differ from .* rounding explains .*quantised"):
-        load_model(f"onnx:{tmp_path / 'int8.onnx'}")
-
-
-def test_a_file_that_is_replaced_meanwhile_is_noticed(file: Path, tmp_path: Path) -> None:
-    path = tmp_path / "m.onnx"
-    shutil.copy(file, path)
-    loaded = load_classifier(f"onnx:{path}")
-    loaded(NEW)
-    model = onnx.load(path)
-    for tensor in model.graph.initializer:
-        values = onnx.numpy_helper.to_array(tensor)
-        if values.ndim == 4:
-            tensor.CopyFrom(onnx.numpy_helper.from_array(2 * values, tensor.name))
-    onnx.save(model, path)
-    torch.set_num_threads(2)  # a new session, of what now lies there
-    with pytest.raises(InvalidInput, match="differ from those of the network it was exported from"):
-        loaded(NEW)
-
-
-def test_noise_is_spread_as_it_should_be_and_always_the_same() -> None:
-    values = noise((3, 32, 32), 4)
-    assert values.shape == (4, 3, 32, 32)
-    assert abs(float(values.mean())) < 0.01 and abs(float(values.std()) - 1) < 0.01
-    steps = [(i * 2_654_435_761 % 2**32 / 2**32 - 0.5) * 12**0.5 for i in (1, 2, 3)]
-    torch.testing.assert_close(values.flatten()[:3], torch.tensor(steps))

@@ -32,8 +32,8 @@ from neroli.models.onnx_file import (
 from neroli.running import LastCalls, watched
 from neroli.stand_in import StandIn
 
-MAX_BYTES = 2**31 - 1
-"""What one ONNX file can hold; beyond that weights go into files of their own."""
+MAX_BYTES = 2_000_000_000
+"""Of weights in one ONNX file, which holds 2 GiB with its graph; larger ones are several files."""
 _CHECKED = 8
 """Images on which the file is compared with the network."""
 _HINT = "give images of the size it takes, as export_onnx(classifier, path, images) or --images"
@@ -92,6 +92,8 @@ def export_onnx(classifier: Classifier, path: Path | str, images: Any = None) ->
     if images is None:
         images = noise(_input_shape(classifier), _CHECKED)
     images = classifier.placed(classifier.prepare(images)[:_CHECKED]).clone()
+    if not len(images):
+        raise InvalidInput(f"There are no images to compare on: {_HINT}.")
     _check_float32(images.dtype)
     batch = classifier(images)
     _check_float32(batch.features.dtype)
