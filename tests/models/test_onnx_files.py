@@ -1,4 +1,4 @@
-"""ONNX files that are damaged, changed or not of neroli, and the noise that these are checked on."""
+"""ONNX files that are damaged, changed or not of neroli, and the noise they are checked on."""
 
 import base64
 import shutil

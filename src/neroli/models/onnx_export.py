@@ -92,8 +92,6 @@ def export_onnx(classifier: Classifier, path: Path | str, images: Any = None) ->
     if images is None:
         images = noise(_input_shape(classifier), _CHECKED)
     images = classifier.placed(classifier.prepare(images)[:_CHECKED]).clone()
-    if not len(images):
-        raise InvalidInput(f"There are no images to compare on: {_HINT}.")
     _check_float32(images.dtype)
     batch = classifier(images)
     _check_float32(batch.features.dtype)
