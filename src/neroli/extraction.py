@@ -25,6 +25,7 @@ from neroli.data.pictures import Pictures
 from neroli.data.sources import Failure, ImageBatch, ImageLoader, ImageSource
 from neroli.errors import ArtefactError, InvalidInput, NotEnoughImages
 from neroli.files import text_digest
+from neroli.stand_in import StandIn
 from neroli.store import ActivationStore, Origin, StoreWriter
 from neroli.taps import NOTHING, Kept, Requirements
 
@@ -258,7 +259,10 @@ def find_head(
 
 
 def store_key(origin: Origin, classifier: Classifier, source: ImageSource, kept: Kept) -> str:
-    """What identifies a store: weights, head, preprocessing, taps and the images in order."""
+    """What identifies a store: weights, head, preprocessing, taps and the images in order.
+
+    Of a network that another program computes also this program.
+    """
     preprocessing = classifier.preprocessing
     parts: dict[str, Any] = {
         **asdict(origin),
@@ -269,6 +273,8 @@ def store_key(origin: Origin, classifier: Classifier, source: ImageSource, kept:
         "input_shape": classifier.input_shape,  # pictures of another are unreadable
         "images": source.fingerprint or uuid.uuid4().hex,  # unknown images are never the same
     }
+    if isinstance(classifier.model, StandIn):
+        parts["runtime"] = classifier.model.runtime
     return text_digest([json.dumps(parts, sort_keys=True)])
 
 

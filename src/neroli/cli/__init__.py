@@ -11,6 +11,7 @@ from neroli.cli import (
     demo,
     detectors,
     explain,
+    export,
     fit,
     inspect,
     records,
@@ -46,6 +47,7 @@ def _options(
 
 
 app.command("train")(train.train)
+app.command("export")(export.export)
 app.command("fit")(fit.fit)
 app.command("score")(score.score)
 app.command("explain")(explain.explain)

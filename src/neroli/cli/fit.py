@@ -35,7 +35,8 @@ def fit(
     model: Annotated[
         str,
         typer.Option(
-            help="timm:NAME, torchvision:NAME, hf:FOLDER, export:FILE or package.module:factory."
+            help="timm:NAME, torchvision:NAME, hf:FOLDER, export:FILE, onnx:FILE or "
+            "package.module:factory."
         ),
     ],
     train: Annotated[
