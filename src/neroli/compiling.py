@@ -34,7 +34,8 @@ _NUMBERS = itertools.count()
 class CompiledNetwork:
     """A network as ``torch.compile`` makes it, once for each set of watched layers.
 
-    One compilation serves batches of any size. Weights that change in place are those it uses.
+    One compilation serves batches of 16 images and more, another smaller ones: torch convolves
+    these in another way. Weights that change in place are those it uses.
 
     Args:
         model: the user's, which is left alone.
