@@ -69,8 +69,20 @@ def bare(model: nn.Module, folder: Path, workers: int) -> None:
             model(batch)
 
 
-def extracted(classifier: Classifier, folder: Path) -> None:
-    for _ in stream(classifier, ImageFolder(folder), batch_size=BATCH, progress=False):
+def pictures(folder: Path, workers: int) -> ImageFolder:
+    source = ImageFolder(folder)
+    source.workers = workers
+    return source
+
+
+def read(folder: Path, workers: int) -> None:
+    for _ in pictures(folder, workers).batches(IMAGENET, BATCH):
+        pass
+
+
+def extracted(classifier: Classifier, folder: Path, workers: int = 2) -> None:
+    source = pictures(folder, workers)
+    for _ in stream(classifier, source, batch_size=BATCH, progress=False):
         pass
 
 
@@ -85,10 +97,16 @@ def networks() -> Iterator[tuple[str, nn.Module]]:
 
 
 def speeds(images: int, rounds: int, ways: dict[str, Execution]) -> list[dict[str, Any]]:
-    rows = []
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_jpegs(folder, images, SIZE)
+        reading = {f"{n} threads": partial(read, folder, n) for n in (2, 4)}
+        print("reading alone: images/s over those of one thread; median (lowest to highest)")
+        for job, ratios in ratios_in_turn(reading, partial(read, folder, 1), rounds).items():
+            over_one = spread([1 / ratio for ratio in ratios])
+            print(f"{job:<34} {show(over_one)}", flush=True)
+            rows.append({"network": None, "job": f"reading, {job}", "one thread": over_one})
         for name, model in networks():
             jobs: dict[str, Callable[[], object]] = {
                 "PyTorch with 2 workers": partial(bare, model, folder, 2)
@@ -96,6 +114,8 @@ def speeds(images: int, rounds: int, ways: dict[str, Execution]) -> list[dict[st
             for way, execution in ways.items():
                 classifier = Classifier(model, preprocessing=IMAGENET, execution=execution)
                 jobs[f"neroli, {way}"] = partial(extracted, classifier, folder)
+            classifier = Classifier(model, preprocessing=IMAGENET)
+            jobs["neroli, as it is, 1 reading thread"] = partial(extracted, classifier, folder, 1)
             found = ratios_in_turn(jobs, partial(bare, model, folder, 0), rounds)
             loader = found["PyTorch with 2 workers"]
             print(f"\n{name} at 224, {images} JPEG files: images/s over those of a bare loop,")
