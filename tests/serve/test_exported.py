@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import httpx
 import pytest
 
 from conftest import COLOUR_PREPROCESSING
@@ -11,7 +10,8 @@ from neroli.detectors import NERO
 from neroli.serve.sessions import FORM_TOKEN
 from networks import COLOURS, colour_loader, trained_colour_network
 from pages import Checked
-from served import served, unusual_picture
+from reviewing import unusual_picture
+from serving import serving
 
 for package in ("onnx", "onnxruntime", "onnxscript"):
     pytest.importorskip(package, reason="the [onnx] extra is not installed")
@@ -28,10 +28,7 @@ def test_images_are_judged_and_explained_without_heat_maps(tmp_path: Path) -> No
     )
     for each in (of_network, guard):
         each.calibrate(colour_loader(120, 2, labels=False))
-    with (
-        served(tmp_path, guard) as server,
-        httpx.Client(base_url=server.address, timeout=60) as client,
-    ):
+    with serving(tmp_path, guard=guard) as client:
         told = client.post("/v1/explain", files={"image": unusual_picture()}).json()
         parts = {"token": (None, FORM_TOKEN), "image": ("a.png", unusual_picture(), "image/png")}
         page = Checked(client.post("/", files=parts).text)

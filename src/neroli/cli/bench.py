@@ -13,9 +13,18 @@ from neroli.cli.common import (
     EXIT_CODES,
     SOME_UNREADABLE,
     BatchSize,
+    ChannelsLast,
+    ClassMap,
+    Compile,
+    Crop,
     Device,
+    Interpolation,
     Json,
+    PerChannel,
+    Precision,
+    Resize,
     emit,
+    execution_with,
     preprocessing_with,
     reported,
 )
@@ -57,18 +66,12 @@ def bench(
         list[str] | None,
         typer.Option(help="Images of other things, near=PATH or far=PATH; may be repeated."),
     ] = None,
-    class_map: Annotated[
-        Path | None, typer.Option(help="JSON file: folder or label to class index or name.")
-    ] = None,
-    resize: Annotated[
-        str | None, typer.Option(help="Pixels of the shorter side, or HEIGHTxWIDTH.")
-    ] = None,
-    crop: Annotated[str | None, typer.Option(help="Pixels cut from the centre.")] = None,
-    mean: Annotated[str | None, typer.Option(help="Per channel, of values in 0..1.")] = None,
-    std: Annotated[str | None, typer.Option(help="Per channel, of values in 0..1.")] = None,
-    interpolation: Annotated[
-        str | None, typer.Option(help="Of resizing: nearest, bilinear, bicubic or lanczos.")
-    ] = None,
+    class_map: ClassMap = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    mean: PerChannel = None,
+    std: PerChannel = None,
+    interpolation: Interpolation = None,
     detectors: Annotated[
         str | None,
         typer.Option(
@@ -97,6 +100,9 @@ def bench(
     ] = 10,
     batch_size: BatchSize = 64,
     device: Device = "cpu",
+    precision: Precision = None,
+    channels_last: ChannelsLast = None,
+    compile: Compile = None,
     as_json: Json = False,
 ) -> None:
     """Compare detectors on known ID and OOD images: tables with intervals, and a report.
@@ -138,6 +144,9 @@ def bench(
         )
         images = benchmark_images(chosen, data)
         classifier = classifier_of(chosen, images, data, out, device=device, say=_say)
+        classifier.execution = execution_with(
+            classifier.execution, precision, channels_last, compile
+        )
         classifier.preprocessing = preprocessing_with(
             classifier.preprocessing, resize, crop, mean, std, interpolation
         )

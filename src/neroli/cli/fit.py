@@ -17,14 +17,23 @@ from neroli.cli.common import (
     EXIT_CODES,
     SOME_UNREADABLE,
     BatchSize,
+    ChannelsLast,
+    ClassMap,
+    Compile,
+    Crop,
     Device,
     Every,
     GroupColumn,
+    Interpolation,
     Json,
     LabelColumn,
     PathColumn,
+    PerChannel,
+    Precision,
+    Resize,
     columns_named,
     emit,
+    execution_with,
     list_unreadable,
     preprocessing_with,
     reported,
@@ -71,18 +80,12 @@ def fit(
     per_class: Annotated[
         bool, typer.Option("--per-class", help="A threshold for every class with enough images.")
     ] = False,
-    class_map: Annotated[
-        Path | None, typer.Option(help="JSON file: folder or label to class index or name.")
-    ] = None,
-    resize: Annotated[
-        str | None, typer.Option(help="Pixels of the shorter side, or HEIGHTxWIDTH.")
-    ] = None,
-    crop: Annotated[str | None, typer.Option(help="Pixels cut from the centre.")] = None,
-    mean: Annotated[str | None, typer.Option(help="Per channel, of values in 0..1.")] = None,
-    std: Annotated[str | None, typer.Option(help="Per channel, of values in 0..1.")] = None,
-    interpolation: Annotated[
-        str | None, typer.Option(help="Of resizing: nearest, bilinear, bicubic or lanczos.")
-    ] = None,
+    class_map: ClassMap = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    mean: PerChannel = None,
+    std: PerChannel = None,
+    interpolation: Interpolation = None,
     path_column: PathColumn = None,
     label_column: LabelColumn = None,
     group_column: GroupColumn = None,
@@ -107,6 +110,9 @@ def fit(
     ] = False,
     batch_size: BatchSize = 64,
     device: Device = "cpu",
+    precision: Precision = None,
+    channels_last: ChannelsLast = None,
+    compile: Compile = None,
     as_json: Json = False,
 ) -> None:
     """Fit a detector on a classifier's training images and calibrate its threshold.
@@ -120,6 +126,7 @@ def fit(
         from neroli.data.pictures import Pictures
         from neroli.detectors import create
         from neroli.errors import ClassMapError, NeroliWarning
+        from neroli.execution import AS_IT_IS
         from neroli.extraction import with_classes
         from neroli.guard import Guard
         from neroli.models import load_classifier, model_source
@@ -133,7 +140,8 @@ def fit(
         )
         if held_out.size is not None:
             promise.rank(held_out.size)  # too few images are better said before the work
-        classifier = load_classifier(model, weights, head=head, device=device)
+        execution = execution_with(AS_IT_IS, precision, channels_last, compile)
+        classifier = load_classifier(model, weights, head=head, device=device, execution=execution)
         chosen = create(detector, **_settings(detector, setting or ()))  # the model may register it
         classifier.preprocessing = preprocessing_with(
             classifier.preprocessing, resize, crop, mean, std, interpolation
@@ -188,6 +196,7 @@ def fit(
             "hyperparameters": chosen.hyperparameters(),
             "head": classifier.head_name,
             "preprocessing": str(classifier.preprocessing),
+            "execution": str(execution),
             "classes": match.classes if match else None,
             "classes_matched": match.rule if match else None,
             "labelled": agreement is not None,

@@ -11,12 +11,16 @@ from neroli.cli.common import (
     EXIT_CODES,
     SOME_UNREADABLE,
     BatchSize,
+    ChannelsLast,
+    Compile,
     Device,
     Every,
     Json,
     PathColumn,
+    Precision,
     columns_named,
     emit,
+    execution_with,
     list_unreadable,
     reported,
 )
@@ -39,6 +43,9 @@ def score(
     every: Every = 1,
     batch_size: BatchSize = 64,
     device: Device = "cpu",
+    precision: Precision = None,
+    channels_last: ChannelsLast = None,
+    compile: Compile = None,
     as_json: Json = False,
 ) -> None:
     """Score every image of a source: predicted class, score, p-value and verdict, a row each.
@@ -57,9 +64,10 @@ def score(
         columns = columns_named(path_column)
         source = open_images(images, columns=columns, every=every)
         network = to(device, load_saved_model(manifest.model_source, guard, model, weights))
-        loaded = Guard.load(guard, network)
+        execution = execution_with(manifest.classifier.execution, precision, channels_last, compile)
+        loaded = Guard.load(guard, network, execution=execution)
         loaded.check_calibrated()
-        key = text_digest([manifest.model_dump_json(), str(source.fingerprint)])
+        key = text_digest([manifest.model_dump_json(), str(source.fingerprint), str(execution)])
         table = ScoreTable(out, key, manifest)
         try:
             for batch in loaded.stream(source, start=table.position, batch_size=batch_size):

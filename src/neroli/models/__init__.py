@@ -18,6 +18,7 @@ from neroli.artefact import ModelSource
 from neroli.classifier import Classifier
 from neroli.data.preprocessing import Preprocessing
 from neroli.errors import ModelError, NeroliWarning
+from neroli.execution import AS_IT_IS, Execution
 from neroli.exported import load_program
 from neroli.models import hf, onnx, own, timm, torchvision
 from neroli.models.loaded import LoadedModel
@@ -49,6 +50,7 @@ def load_classifier(
     head: str | None = None,
     preprocessing: Preprocessing | None = None,
     device: str = "cpu",
+    execution: Execution = AS_IT_IS,
 ) -> Classifier:
     """A classifier by name, with the class names and the preprocessing it states.
 
@@ -57,6 +59,7 @@ def load_classifier(
         head: as ``Classifier``.
         preprocessing: instead of what the model states.
         device: where it runs.
+        execution: how; as ``Classifier``.
 
     Raises:
         ModelError: if the model or the weights cannot be loaded, with the reason.
@@ -67,6 +70,7 @@ def load_classifier(
         head,
         preprocessing=preprocessing or loaded.preprocessing,
         class_names=loaded.class_names,
+        execution=execution,
     )
 
 
