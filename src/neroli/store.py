@@ -33,6 +33,7 @@ from neroli.store_files import (
     shard_paths,
     write_head,
 )
+from neroli.store_precision import StoreDtype, check_dtype, check_range, narrowed
 
 __all__ = ["ActivationStore", "Origin", "StoreWriter", "finished"]
 
@@ -148,9 +149,11 @@ class StoreWriter:
         head: the linear head of the classifier.
         key: what the activations are of: see ``neroli.extraction``.
         origin: of which classifier they are; None if of none that a guard could be made with.
+        dtype: in which to keep floating-point values; None keeps them as they are.
         anew: begin with an empty store whatever is there.
 
     Raises:
+        InvalidInput: if ``dtype`` is unknown.
         ArtefactError: if the folder cannot be written to, or holds a store of a newer schema.
     """
 
@@ -161,8 +164,11 @@ class StoreWriter:
         key: str,
         origin: Origin | None = None,
         *,
+        dtype: StoreDtype | None = None,
         anew: bool = False,
     ) -> None:
+        check_dtype(dtype)
+        self._dtype = dtype
         self.path = Path(path)
         self._head = head
         self._manifest = StoreManifest(key=key, origin=origin)
@@ -195,9 +201,14 @@ class StoreWriter:
         Args:
             activations: of the readable ones among them, if any.
             images: the batch they are of; without it they have no hashes.
+
+        Raises:
+            InvalidInput: if a value does not fit the store's dtype.
         """
         rows = 0 if activations is None else len(activations)
         if activations is not None and rows:
+            if self._dtype is not None:
+                check_range(activations)
             if images is None:
                 digests, groups = torch.zeros(rows, DIGEST_BYTES, dtype=torch.uint8), None
             else:
@@ -242,6 +253,8 @@ class StoreWriter:
                 tensors["labels"] = activations.labels
             if all(group is not None for group in groups):
                 tensors["groups"] = torch.cat(groups)
+            if self._dtype is not None:
+                tensors = narrowed(tensors)
         Shard.write(shard_path(self.path, self._shards), tensors, self._end, ids, self._failures)
         self._shards += 1
         self._pending, self._failures = [], []

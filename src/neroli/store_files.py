@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from neroli.activations import Activations
+from neroli.data.preprocessing import Preprocessing
 from neroli.data.sources import Content, Failure
 from neroli.errors import ArtefactError, InvalidInput
 from neroli.files import atomic_path, digest, tensors_digest
@@ -33,11 +34,23 @@ Column = tuple[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Origin:
-    """Of which classifier a store is, and what its images' hashes are of."""
+    """Of which classifier a store is, and of what images.
+
+    Attributes:
+        weights_hash: of the classifier.
+        head_name: path of its head.
+        content: what the images' hashes are of.
+        preprocessing: that the images went through; None if unknown, or if they were tensors.
+        input_shape: of an image as the network took it; None if unknown.
+        class_names: of the classifier, if it has any.
+    """
 
     weights_hash: str
     head_name: str
     content: Content
+    preprocessing: Preprocessing | None = None
+    input_shape: tuple[int, ...] | None = None
+    class_names: tuple[str, ...] | None = None
 
 
 class StoreManifest(pydantic.BaseModel):
@@ -156,6 +169,11 @@ class Shard:
         with safe_open(self.path, "pt") as file:
             header: dict[str, Any] = json.loads(file.metadata()["shard"])
         return header
+
+
+def is_store(path: Path | str) -> bool:
+    """Whether a folder is an activation store, complete or not."""
+    return all((Path(path) / name).is_file() for name in ("store.json", "head.safetensors"))
 
 
 def shard_path(folder: Path, number: int) -> Path:
