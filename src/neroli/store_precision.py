@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from neroli.activations import Activations
 from neroli.errors import InvalidInput
 
 StoreDtype = Literal["float16"]
@@ -23,13 +22,12 @@ def check_dtype(dtype: str | None) -> None:
         raise InvalidInput(f"A store is kept as computed (None) or in 'float16', got {dtype!r}.")
 
 
-def check_range(activations: Activations) -> None:
+def check_range(columns: Mapping[str, Tensor], ids: Sequence[str] | None) -> None:
     """Raise InvalidInput, naming the first column and image, if a value is too large for float16.
 
     NaN and infinity pass: they stay what they are, and are said where they are used.
     """
-    columns = {"features": activations.features, "logits": activations.logits}
-    for name, values in (columns | {**activations.taps, **activations.extras}).items():
+    for name, values in columns.items():
         if not values.is_floating_point() or not values.numel():
             continue
         low, high = values.aminmax()
@@ -39,7 +37,7 @@ def check_range(activations: Activations) -> None:
         if outside.any():
             where = outside.nonzero()[0]
             row, value = int(where[0]), float(values[tuple(where)])
-            image = f"row {row}" if activations.ids is None else f"image {activations.ids[row]!r}"
+            image = f"row {row}" if ids is None else f"image {ids[row]!r}"
             raise InvalidInput(
                 f"{name!r} of {image} holds {value:.6g}, and float16 ends at {_MAX:.0f}: keep the "
                 "activations as computed, without dtype='float16' (--store-dtype)."

@@ -14,8 +14,9 @@ import typer
 
 if TYPE_CHECKING:
     from neroli.data.preprocessing import Preprocessing
-    from neroli.data.sources import Failure
+    from neroli.data.sources import Failure, ImageSource
     from neroli.data.tables import Columns
+    from neroli.store import ActivationStore
 
 ERROR = 1
 SOME_UNREADABLE = 3
@@ -33,6 +34,12 @@ GroupColumn = Annotated[
     typer.Option(help="Of a table: patients or procedures, if known. [default: group]"),
 ]
 Every = Annotated[int, typer.Option(min=1, help="Of a video: take every n-th frame.")]
+StoreDtype = Annotated[
+    str | None,
+    typer.Option(
+        help="float16 halves the space that activations take on disk. [default: as computed]"
+    ),
+]
 ClassMap = Annotated[
     Path | None, typer.Option(help="JSON file: folder or label to class index or name.")
 ]
@@ -66,6 +73,17 @@ def reported(as_json: bool) -> Iterator[None]:
         except KeyboardInterrupt:
             print("neroli: interrupted; run the same command to go on.", file=sys.stderr)
             raise typer.Exit(130) from None
+
+
+def images_or_store(path: Path, columns: Columns, every: int) -> ImageSource | ActivationStore:
+    """The images at a path, or their activations if it is a store of these."""
+    from neroli.data.opening import open_images
+    from neroli.store import ActivationStore
+    from neroli.store_files import is_store
+
+    if is_store(path):
+        return ActivationStore(path)
+    return open_images(path, columns=columns, every=every)
 
 
 def emit(as_json: bool, facts: dict[str, Any], text: Callable[[], str]) -> None:
