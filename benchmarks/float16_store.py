@@ -1,6 +1,6 @@
 """What keeping activations in float16 changes: disk space, scores, AUROC and FPR95.
 
-    python benchmarks/float16_store.py [--every 4] [--folder FOLDER]
+    python benchmarks/float16_store.py [--every 4] [--detectors one-pass] [--folder FOLDER]
 
 Every registered detector is fitted and scored on the activations of a CIFAR-10 ResNet-20, every
 so manieth image: once as computed (float32), once from a float16 store, and once with its features
@@ -116,11 +116,12 @@ def size(store: ActivationStore) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--every", type=int, default=4, help="take every so manieth image")
+    parser.add_argument("--detectors", default="all", help="all, one-pass or head")
     parser.add_argument("--folder", type=Path, help="where activations are kept")
     options = parser.parse_args()
     from cifar import extract_set
 
-    suite = read_suite("cifar10-resnet20")
+    suite = read_suite("cifar10-resnet20").with_detectors(options.detectors)
     entries, _ = entries_of(suite.rows(), suite.model.layers)
     requires = needed(entries)
     with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
