@@ -17,7 +17,9 @@ from neroli.cli.common import (
     EXIT_CODES,
     SOME_UNREADABLE,
     BatchSize,
+    ChannelsLast,
     ClassMap,
+    Compile,
     Crop,
     Device,
     Every,
@@ -27,10 +29,12 @@ from neroli.cli.common import (
     LabelColumn,
     PathColumn,
     PerChannel,
+    Precision,
     Resize,
     StoreDtype,
     columns_named,
     emit,
+    execution_with,
     images_or_store,
     list_unreadable,
     preprocessing_with,
@@ -111,6 +115,9 @@ def fit(
     ] = False,
     batch_size: BatchSize = 64,
     device: Device = "cpu",
+    precision: Precision = None,
+    channels_last: ChannelsLast = None,
+    compile: Compile = None,
     as_json: Json = False,
 ) -> None:
     """Fit a detector on a classifier's training images and calibrate its threshold.
@@ -123,6 +130,7 @@ def fit(
         from neroli.data.pictures import Pictures
         from neroli.detectors import create
         from neroli.errors import ClassMapError, InvalidInput, NeroliWarning
+        from neroli.execution import AS_IT_IS
         from neroli.extraction import with_classes
         from neroli.guard import Guard
         from neroli.models import load_classifier, model_source
@@ -140,7 +148,8 @@ def fit(
         count = len(held_out) if isinstance(held_out, ActivationStore) else held_out.size
         if count is not None:
             promise.rank(count)  # too few images are better said before the work
-        classifier = load_classifier(model, weights, head=head, device=device)
+        execution = execution_with(AS_IT_IS, precision, channels_last, compile)
+        classifier = load_classifier(model, weights, head=head, device=device, execution=execution)
         chosen = create(detector, **_settings(detector, setting or ()))  # the model may register it
         stated, given = classifier.preprocessing, (resize, crop, mean, std, interpolation)
         if isinstance(training, ActivationStore):
@@ -211,6 +220,7 @@ def fit(
             "hyperparameters": chosen.hyperparameters(),
             "head": classifier.head_name,
             "preprocessing": str(classifier.preprocessing),
+            "execution": str(execution),
             "classes": match.classes if match else None,
             "classes_matched": match.rule if match else None,
             "labelled": agreement is not None,

@@ -11,12 +11,16 @@ from neroli.cli.common import (
     EXIT_CODES,
     SOME_UNREADABLE,
     BatchSize,
+    ChannelsLast,
+    Compile,
     Device,
     Every,
     Json,
     PathColumn,
+    Precision,
     columns_named,
     emit,
+    execution_with,
     images_or_store,
     list_unreadable,
     reported,
@@ -41,6 +45,9 @@ def score(
     every: Every = 1,
     batch_size: BatchSize = 64,
     device: Device = "cpu",
+    precision: Precision = None,
+    channels_last: ChannelsLast = None,
+    compile: Compile = None,
     as_json: Json = False,
 ) -> None:
     """Score every image of a source: predicted class, score, p-value and verdict, a row each.
@@ -59,10 +66,11 @@ def score(
         columns = columns_named(path_column)
         source = images_or_store(images, columns, every)
         network = to(device, load_saved_model(manifest.model_source, guard, model, weights))
-        loaded = Guard.load(guard, network)
+        execution = execution_with(manifest.classifier.execution, precision, channels_last, compile)
+        loaded = Guard.load(guard, network, execution=execution)
         loaded.check_calibrated()
         known = source.key if isinstance(source, ActivationStore) else source.fingerprint
-        key = text_digest([manifest.model_dump_json(), str(known)])
+        key = text_digest([manifest.model_dump_json(), str(known), str(execution)])
         table = ScoreTable(out, key, manifest)
         try:
             for batch in loaded.stream(source, start=table.position, batch_size=batch_size):
