@@ -158,7 +158,8 @@ def main() -> None:
     print(f"{'':{width}}  {'score: median':>13} {'largest':>9} {'AUROC':>8} {'FPR95':>8}")
     for kind, after in kinds.items():
         print(kind)
-        changes = {label: change(before[label], after[label]) for label in before}
+        both = [label for label in before if label in after]
+        changes = {label: change(before[label], after[label]) for label in both}
         for label, c in sorted(changes.items(), key=lambda item: -item[1].auroc):
             print(
                 f"{label:{width}}  {c.median:>13.1e} {c.largest:>9.1e} {c.auroc:>8.4f} "
