@@ -110,7 +110,7 @@ class ScoreTable:
         self._rows += [
             {
                 "id": identity,
-                "name": _text(name),
+                "name": None if name is None else _text(name),
                 "predicted_class": predicted,
                 "predicted_name": names[predicted] if names else None,
                 "score": score,

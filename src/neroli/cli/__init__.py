@@ -18,6 +18,7 @@ from neroli.cli import (
     score,
     serve,
     split,
+    store,
     train,
 )
 
@@ -56,6 +57,7 @@ app.command("serve")(serve.serve)
 app.command("bench")(bench.bench)
 app.command("inspect")(inspect.inspect)
 app.command("split")(split.split)
+app.add_typer(store.app, name="store")
 app.command("datasets")(datasets.datasets)
 app.command("detectors")(detectors.detectors)
 app.command("demo")(demo.demo)

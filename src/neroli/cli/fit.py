@@ -31,9 +31,11 @@ from neroli.cli.common import (
     PerChannel,
     Precision,
     Resize,
+    StoreDtype,
     columns_named,
     emit,
     execution_with,
+    images_or_store,
     list_unreadable,
     preprocessing_with,
     reported,
@@ -50,7 +52,10 @@ def fit(
     ],
     train: Annotated[
         Path,
-        typer.Option(help="Training images: a folder with one subfolder a class, a table, a tar."),
+        typer.Option(
+            help="Training images: a folder with one subfolder a class, a table, a tar, or an "
+            "activation store of this model."
+        ),
     ],
     calibration: Annotated[
         Path,
@@ -93,6 +98,7 @@ def fit(
     store: Annotated[
         Path | None, typer.Option(help="Folder to keep the activations in, for other detectors.")
     ] = None,
+    store_dtype: StoreDtype = None,
     keep_examples: Annotated[
         int,
         typer.Option(
@@ -122,30 +128,41 @@ def fit(
     with reported(as_json):
         from neroli.artefact import free_folder
         from neroli.calibration import Promise
-        from neroli.data.opening import open_images
         from neroli.data.pictures import Pictures
         from neroli.detectors import create
-        from neroli.errors import ClassMapError, NeroliWarning
+        from neroli.errors import ClassMapError, InvalidInput, NeroliWarning
         from neroli.execution import AS_IT_IS
         from neroli.extraction import with_classes
         from neroli.guard import Guard
         from neroli.models import load_classifier, model_source
+        from neroli.store import ActivationStore
+        from neroli.store_precision import check_dtype
 
+        check_dtype(store_dtype)
         promise = Promise(false_alarm_rate, guarantee, confidence, per_class)  # type: ignore[arg-type]
         out = out.resolve()
         replaces = (free_folder(out) / "manifest.json").exists()
         columns = columns_named(path_column, label_column, group_column)
         training, held_out = (
-            open_images(path, columns=columns, every=every) for path in (train, calibration)
+            images_or_store(path, columns, every) for path in (train, calibration)
         )
-        if held_out.size is not None:
-            promise.rank(held_out.size)  # too few images are better said before the work
+        count = len(held_out) if isinstance(held_out, ActivationStore) else held_out.size
+        if count is not None:
+            promise.rank(count)  # too few images are better said before the work
         execution = execution_with(AS_IT_IS, precision, channels_last, compile)
         classifier = load_classifier(model, weights, head=head, device=device, execution=execution)
         chosen = create(detector, **_settings(detector, setting or ()))  # the model may register it
-        classifier.preprocessing = preprocessing_with(
-            classifier.preprocessing, resize, crop, mean, std, interpolation
-        )
+        stated, given = classifier.preprocessing, (resize, crop, mean, std, interpolation)
+        if isinstance(training, ActivationStore):
+            if class_map is not None or keep_examples:
+                option = "--keep-examples" if class_map is None else "--class-map"
+                raise InvalidInput(
+                    f"{option} needs the images, and {str(train)!r} is an activation store: give "
+                    "--train the images it was extracted from."
+                )
+            if training.origin is not None and given == (None,) * len(given):
+                stated = training.origin.preprocessing or stated
+        classifier.preprocessing = preprocessing_with(stated, *given)
         match = None
         if isinstance(training, Pictures):
             training, match = with_classes(classifier, training, class_map)
@@ -160,15 +177,20 @@ def fit(
             guard.fit(
                 training,
                 store=kept / "training",
+                store_dtype=store_dtype,  # type: ignore[arg-type]  # checked above
                 batch_size=batch_size,
                 keep_examples=keep_examples,
             )
         agreement = guard.agreement
         if agreement is not None and agreement.is_wrong and not allow_low_agreement:
             rule = f" Labels were matched to classes {match.rule}:" if match else " So"
+            remedy = f"{rule} say which is which with --class-map"
+            where = train if isinstance(training, ActivationStore) else kept
+            if where == train:
+                remedy = " Extract the images again with --class-map"
             raise ClassMapError(
-                f"{agreement}{rule} say which is which with --class-map, or go on with "
-                f"--allow-low-agreement. The activations are kept in {str(kept)!r}."
+                f"{agreement}{remedy}, or go on with --allow-low-agreement. The activations are "
+                f"kept in {str(where)!r}."
             )
         if agreement is not None and agreement.is_doubtful:
             print(f"neroli: warning: {agreement}", file=sys.stderr)
@@ -179,12 +201,15 @@ def fit(
             confidence=confidence,
             per_class=per_class,
             store=kept / "calibration",
+            store_dtype=store_dtype,  # type: ignore[arg-type]
             batch_size=batch_size,
         )
         guard.save(out)
         if store is None:
-            for part in ("training", "calibration"):
-                shutil.rmtree(kept / part, ignore_errors=True)
+            given_stores = {train.resolve(), calibration.resolve()}
+            for part in (kept / "training", kept / "calibration"):
+                if part not in given_stores:  # where an interrupted run left them
+                    shutil.rmtree(part, ignore_errors=True)
             with contextlib.suppress(OSError):  # something of the user's is in it
                 kept.rmdir()
         assert guard.training is not None and guard.held_out is not None

@@ -21,6 +21,7 @@ from neroli.cli.common import (
     columns_named,
     emit,
     execution_with,
+    images_or_store,
     list_unreadable,
     reported,
 )
@@ -31,7 +32,8 @@ def score(
     images: Annotated[
         Path,
         typer.Argument(
-            help="Folder of images or DICOM files, table, tar, array file, video or single image."
+            help="Folder of images or DICOM files, table, tar, array file, video, single image, or "
+            "an activation store of the same model."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Table to write: .parquet, .csv or .jsonl.")],
@@ -54,20 +56,21 @@ def score(
     """
     with reported(as_json):
         from neroli.artefact import read_manifest
-        from neroli.data.opening import open_images
         from neroli.files import text_digest
         from neroli.guard import Guard
         from neroli.models import load_saved_model, to
         from neroli.scores import ScoreTable
+        from neroli.store import ActivationStore
 
         manifest = read_manifest(guard)
         columns = columns_named(path_column)
-        source = open_images(images, columns=columns, every=every)
+        source = images_or_store(images, columns, every)
         network = to(device, load_saved_model(manifest.model_source, guard, model, weights))
         execution = execution_with(manifest.classifier.execution, precision, channels_last, compile)
         loaded = Guard.load(guard, network, execution=execution)
         loaded.check_calibrated()
-        key = text_digest([manifest.model_dump_json(), str(source.fingerprint), str(execution)])
+        known = source.key if isinstance(source, ActivationStore) else source.fingerprint
+        key = text_digest([manifest.model_dump_json(), str(known), str(execution)])
         table = ScoreTable(out, key, manifest)
         try:
             for batch in loaded.stream(source, start=table.position, batch_size=batch_size):
