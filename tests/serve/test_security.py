@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -190,6 +191,32 @@ def test_a_body_too_large_is_cut_off_without_a_length(client: Client) -> None:
         "/v1/score", content=chunks(), headers={"Content-Type": "application/json"}
     )
     assert answer.status_code == 413 and answer.headers["connection"] == "close"
+
+
+@pytest.mark.parametrize("path", ["/login", "/logout", f"/records/{0:032x}/decision", "/nothing"])
+def test_forms_are_small_with_and_without_a_length(client: Client, path: str) -> None:
+    def chunks() -> Iterator[bytes]:
+        for _ in range(40):
+            yield b"x=" + b"1" * 998
+
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 32769\r\n\r\n"
+    assert bare(client, head.encode()).startswith(b"HTTP/1.1 413 ")
+    answer = client.post(path, content=chunks())
+    assert answer.status_code == 413 and "larger than the 32,768 bytes allowed" in answer.text
+
+
+def test_who_has_no_token_takes_no_room_from_images(tmp_path: Path) -> None:
+    limits = Limits(upload_bytes=50_000, bytes_at_once=60_000)
+    with serving(tmp_path, Settings(token=TOKEN, limits=limits)) as guarded, ExitStack() as slow:
+        url = guarded.base_url
+        for path in ("/login", "/login", "/login", "/v1/score", "/v1/score"):
+            head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 32000\r\n\r\n"
+            address = (url.host, url.port or 80)
+            stranger = slow.enter_context(socket.create_connection(address, timeout=20))
+            stranger.sendall(head.encode() + b"x" * 31_000)
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        large = as_json(encoded(colour_pictures(1)[0]) + bytes(30_000))
+        assert guarded.post("/v1/score", headers=headers, json=large).status_code == 200
 
 
 def test_a_slow_body_is_cut_off(client: Client) -> None:

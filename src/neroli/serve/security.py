@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from neroli.serve import sessions
 from neroli.serve.answers import refusal
 from neroli.serve.metrics import Metrics
-from neroli.serve.settings import LOOPBACK, Limits, Settings
+from neroli.serve.settings import LOOPBACK, Settings
 from neroli.serve.uploads import Budget, Refused
 
 OPEN = frozenset({"/v2/health/live", "/v2/health/ready"})
@@ -40,6 +40,8 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+_UPLOAD = re.compile(r"/|/v1/(score|explain)|/v2/models/.*/infer")
+"""Where images are sent; elsewhere bodies are small."""
 _HOST = re.compile(r"[\w.:\[\]-]*", re.ASCII)
 SECONDS_TO_LINGER = 2.0
 _ADDRESSES_REMEMBERED = 10_000
@@ -194,13 +196,16 @@ class Gate:
 
     async def _with_body(self, scope: Scope, receive: Receive, send: Send) -> None:
         limits = self.settings.limits
-        if int(Headers(scope=scope).get("content-length", "0")) > limits.upload_bytes:
-            raise _too_large(limits)
+        upload = bool(_UPLOAD.fullmatch(scope["path"]))
+        most = limits.upload_bytes if upload else limits.form_bytes
+        held = self._bytes if upload else None  # whoever may not send images holds none of it
+        if int(Headers(scope=scope).get("content-length", "0")) > most:
+            raise _too_large(most)
         parts: list[bytes] = []
         try:
             try:
                 async with asyncio.timeout(limits.upload_seconds):
-                    whole = await self._read(receive, parts)
+                    whole = await _read(receive, parts, most, held)
             except TimeoutError:
                 raise Refused(
                     408, f"The body took longer than {limits.upload_seconds:g} seconds."
@@ -208,23 +213,26 @@ class Gate:
             if whole:
                 await self.app(scope, _replayed(b"".join(parts), receive), send)
         finally:
-            self._bytes.give(sum(map(len, parts)))
+            if held is not None:
+                held.give(sum(map(len, parts)))
 
-    async def _read(self, receive: Receive, parts: list[bytes]) -> bool:
-        """Read a body into parts, all within the limits; whether the client stayed to its end."""
-        limits, size = self.settings.limits, 0
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return False
-            part = message.get("body", b"")
-            size += len(part)
-            if size > limits.upload_bytes:
-                raise _too_large(limits)
-            self._bytes.take(len(part))
-            parts.append(part)
-            if not message.get("more_body", False):
-                return True
+
+async def _read(receive: Receive, parts: list[bytes], most: int, held: Budget | None) -> bool:
+    """Read a body into parts, all within the limits; whether the client stayed to its end."""
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return False
+        part = message.get("body", b"")
+        size += len(part)
+        if size > most:
+            raise _too_large(most)
+        if held is not None:
+            held.take(len(part))
+        parts.append(part)
+        if not message.get("more_body", False):
+            return True
 
 
 def _answer_to(refused: Refused, scope: Scope) -> Response:
@@ -260,8 +268,8 @@ async def _refuse(refused: Refused, scope: Scope, receive: Receive, send: Send) 
     await send({"type": "http.response.body", "body": b""})
 
 
-def _too_large(limits: Limits) -> Refused:
-    return Refused(413, f"The body is larger than the {limits.upload_bytes:,} bytes allowed.")
+def _too_large(most: int) -> Refused:
+    return Refused(413, f"The body is larger than the {most:,} bytes allowed.")
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
