@@ -21,6 +21,7 @@ from neroli.serve.engine import version_of
 from neroli.serve.records import Records
 from neroli.serve.settings import Limits, Settings
 from neroli.serve.state import State
+from neroli.serve.uploads import Refused
 from serving import (
     Client,
     as_json,
@@ -164,6 +165,30 @@ def test_without_a_record_there_is_no_verdict(
         monkeypatch.undo()
         again = client.post("/v1/score", json=as_json(encoded(colour_pictures(1)[0])))
         assert again.status_code == 200
+
+
+def test_a_server_whose_records_are_gone_is_not_ready_until_they_are_back(tmp_path: Path) -> None:
+    image = as_json(encoded(colour_pictures(1)[0]))
+    with serving(tmp_path) as client:
+        aside = client.records.rename(tmp_path / "aside.sqlite")
+        answer = client.post("/v1/score", json=image)
+        assert answer.status_code == 503 and int(answer.headers["retry-after"]) >= 1
+        for path in ("/v2/health/ready", "/v2/models/guard/ready"):
+            answer = client.get(path)
+            assert answer.status_code == 503 and "Nothing can be recorded" in answer.text
+            assert str(tmp_path) not in answer.text
+        assert client.get("/v2/health/live").status_code == 200
+        assert not client.records.exists()
+        aside.rename(client.records)
+        assert client.get("/v2/health/ready").status_code == 200
+        assert client.post("/v1/score", json=image).status_code == 200
+
+
+def test_who_waited_while_recording_failed_for_others_is_refused_at_once(tmp_path: Path) -> None:
+    with serving(tmp_path) as client:
+        state = client.state
+        with pytest.raises(Refused, match="could not be written"):
+            state._record([], [], state._failures - 1)
 
 
 def test_a_server_lives_before_it_is_ready(tmp_path: Path) -> None:

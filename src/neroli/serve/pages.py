@@ -49,7 +49,8 @@ def pages(state: State) -> APIRouter:
     @router.post("/")
     async def drop(request: Request) -> Response:
         body = await request.body()
-        parts = contents_of(body, request.headers.get("content-type", ""), state.settings.limits)
+        kind = request.headers.get("content-type", "")
+        parts = await state.briefly(contents_of, body, kind, state.settings.limits)
         _check_form(parts[0].decode(errors="replace"))
         if len(parts) != 2 or not parts[1]:
             raise Refused(422, "Choose one image first.")

@@ -232,6 +232,14 @@ class Records:
         with self._database.reading() as connection:
             return export(connection, Path(path))
 
+    def check_writable(self) -> None:
+        """Do nothing if images can be recorded, as far as is known without waiting.
+
+        Raises:
+            RecordsError: if they cannot be.
+        """
+        self._database.check_writable()
+
     def close(self) -> None:
         """Finish the write that is under way and close the file; later calls are refused."""
         self._database.close()
