@@ -17,8 +17,8 @@ from neroli.serve.filters import Filters
 from neroli.serve.settings import Settings
 from neroli.serve.uploads import Upload
 from pages import Checked
-from reviewing import dropped, filled, record, unusual_picture, usual_picture
-from serving import Client, guard_with_examples, serving
+from reviewing import decided, dropped, filled, record, unusual_picture, usual_picture
+from serving import Client, as_json, guard_with_examples, serving
 
 ALL = Filters(flagged=False)
 HOSTILE = ("<script>alert(1)</script>", "\u202egreen", "x" * 200)
@@ -53,6 +53,23 @@ def test_a_score_among_the_others_is_counted_against_them(
     assert 0 < lower < 120
     assert f"higher than those of {lower} of the 120 calibration images" in text
     assert "not flagged" in text
+
+
+def test_an_image_dropped_in_again_shows_the_record_it_has(
+    server: Client, browser: httpx.Client
+) -> None:
+    assert "Scored before" not in dropped(browser, unusual_picture()).text
+    (first,) = server.state.records.queue(ALL).records
+    assert decided(browser, first.id, decision="ood", note="a stent").status_code == 303
+    again = dropped(browser, unusual_picture()).text
+    assert [one.id for one in server.state.records.queue(ALL).records] == [first.id]
+    assert f'href="/records/{first.id}"' in again and "Scored before" in again
+    assert "really out of distribution" in again and "a stent" in again
+    assert "Which neurons" in again
+    assert server.state.records.decisions().images == 1
+    sent = as_json(unusual_picture())
+    assert server.post("/v1/score", json=sent).status_code == 200  # programs are recorded always
+    assert len(server.state.records.queue(ALL).records) == 2
 
 
 def test_the_name_of_a_file_is_nowhere(

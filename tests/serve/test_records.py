@@ -172,6 +172,35 @@ def test_decisions_are_kept_counted_and_taken_back(records: Records, tmp_path: P
     assert (found.passed_fine, found.passed_ood) == (0, 1)
 
 
+def test_a_decision_holds_for_a_content_and_counts_once(records: Records) -> None:
+    first, other = scored(), scored()
+    again, later = scored(content=first.content), scored(content=first.content)
+    by_another = scored(content=first.content, guard="f" * 16)
+    records.add([by_another, first, again, other])
+    records.decide(again.id, "fine", "a stent")
+    records.decide(first.id, "fine", "a stent")
+    records.add([later])
+    for one in (first, again, later):
+        assert (records.get(one.id).decision, records.get(one.id).note) == ("fine", "a stent")
+    assert records.get(by_another.id).decision is None
+    found = records.decisions(first.guard)
+    assert (found.images, found.flagged, found.flagged_fine) == (2, 2, 1)
+    records.decide(later.id, "ood")
+    found = records.decisions(first.guard)
+    assert (found.flagged_fine, found.flagged_ood) == (0, 1)
+    records.decide(first.id, None)
+    assert records.get(later.id).decision is None
+    assert records.decisions(first.guard).decided == 0
+
+
+def test_the_first_record_of_a_content_is_found(records: Records) -> None:
+    first = scored()
+    records.add([scored(), first, scored(content=first.content)])
+    found = records.of_content(first.content, first.guard)
+    assert found is not None and found.id == first.id
+    assert records.of_content(first.content, "f" * 16) is None
+
+
 def test_a_decision_is_one_of_two_words_on_a_record_that_exists(records: Records) -> None:
     one = scored()
     records.add([one])

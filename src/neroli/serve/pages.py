@@ -24,10 +24,11 @@ from neroli.serve import sessions
 from neroli.serve.page_facts import ImageView, Place, explained
 from neroli.serve.queue_page import QueuePage
 from neroli.serve.site import Site, problem
-from neroli.serve.uploads import Refused, contents_of
+from neroli.serve.uploads import Refused, Upload, contents_of
 
 if TYPE_CHECKING:
     from neroli.explain.explanation import Explanation
+    from neroli.serve.scored import Scored
     from neroli.serve.state import State
 
 _log = logging.getLogger(__name__)
@@ -56,15 +57,18 @@ def pages(state: State) -> APIRouter:
             raise Refused(422, "Choose one image first.")
         request.state.images = 1
         async with state.received(parts[1:]) as (upload,):
-            (scored,) = await state.score([upload], request.state.request)
-            if isinstance(scored, Refused):
-                raise scored
-            assert not isinstance(upload, Refused), "it was scored"
+            if isinstance(upload, Refused):
+                raise upload
+            version = state.engine.guard_version
+            known = await state.aside(state.records.of_content, upload.content, version)
+            shown = known or await _scored(state, upload, request)
             why = await _or_refused(state.engine.explain(upload))
-        place = Place.of(scored, state.engine.calibration, state.engine.guard_version)
-        shown = site.home() | {"result": True, "verdict": ImageView.of(scored), "place": place}
+        facts = {"result": True, "verdict": ImageView.of(shown), "again": known is not None}
+        facts["place"] = Place.of(shown, state.engine.calibration, version)
         return await run_in_threadpool(
-            lambda: site.page("review.html", shown | {"back": ""} | _why(why), here="/")
+            lambda: site.page(
+                "review.html", site.home() | facts | {"back": ""} | _why(why), here="/"
+            )
         )
 
     @router.get("/queue")
@@ -164,6 +168,17 @@ class _PageRoute(APIRoute):
                 return problem(error.status_code, str(error.detail))
 
         return answered
+
+
+async def _scored(state: State, upload: Upload, request: Request) -> Scored:
+    """What the guard says of an image, which is recorded.
+
+    Raises:
+        Refused: as ``State.score``.
+    """
+    (scored,) = await state.score([upload], request.state.request)
+    assert not isinstance(scored, Refused), "a lone refusal is raised"
+    return scored
 
 
 def _why(why: Explanation | Refused) -> dict[str, Any]:
