@@ -60,6 +60,8 @@ class Guard:
         self.calibration: Calibration | None = None
         self.model_source: ModelSource | None = None
         self.training: TrainingPart | None = None
+        self.made = ""
+        """When it was last fitted or calibrated, in ISO 8601."""
         self.held_out: CalibrationPart | None = None
         self.reference: Reference | None = None
         """What is usual, learned by ``fit``, that explanations compare with."""
@@ -139,6 +141,7 @@ class Guard:
             reference.add_thumbnails(training, self.classifier)
         self.reference = reference
         self.calibration = self.held_out = None
+        self.made = saving.now()
         if self.training.doubt:
             self._warn(self.training.doubt)
         self._warn_of_unreadable("training")
@@ -216,6 +219,7 @@ class Guard:
             threshold=self.calibration.threshold,
             class_thresholds=self.calibration.thresholds.tolist() if per_class else None,
         )
+        self.made = saving.now()
         self._unreadable["calibration"] = unreadable
         self._warn_of_unreadable("calibration")
         training = self.training

@@ -21,6 +21,7 @@ from neroli.cli import serve as command
 from neroli.serve.listening import bound_to
 from neroli.serve.settings import Settings
 from networks import tiny_network, trained_colour_network
+from recorded import opened
 from serving import as_json, process
 
 
@@ -65,14 +66,17 @@ def test_a_server_told_to_stop_finishes_what_it_accepted(
 def test_a_guard_of_another_model_is_never_ready(saved_guard: Path, tmp_path: Path) -> None:
     weights = tmp_path / "other.safetensors"
     save_file(tiny_network(num_classes=3, seed=9).state_dict(), weights)
-    with process(saved_guard, tmp_path / "r.sqlite", "--weights", weights) as (_, client):
+    with process(saved_guard, tmp_path / "r.sqlite", "--weights", weights) as (server, client):
         answer = client.get("/v2/health/ready")
         while "still being loaded" in answer.text:
             time.sleep(0.05)
             answer = client.get("/v2/health/ready")
         assert answer.status_code == 503 and "could not be loaded" in answer.text
         assert client.get("/v2/health/live").status_code == 200
-    assert "was fitted on a model with other weights" in client.log.read_text()
+        server.send_signal(signal.SIGINT)
+        assert server.wait(timeout=60) == 0
+    log = client.log.read_text()
+    assert "was fitted on a model with other weights" in log and "interrupted" not in log
 
 
 @pytest.mark.parametrize(
@@ -105,6 +109,17 @@ def test_an_address_in_use_is_said(saved_guard: Path, tmp_path: Path) -> None:
         result = run("serve", saved_guard, "--records", tmp_path / "r.sqlite", "--port", port)
     assert result.exit_code == 1
     assert f"Cannot listen on 127.0.0.1, port {port}: Address already in use" in result.stderr
+
+
+def test_records_that_another_server_has_are_refused(saved_guard: Path, tmp_path: Path) -> None:
+    records = opened(tmp_path)
+    records.claim()
+    result = run("serve", saved_guard, "--records", tmp_path / "records.sqlite")
+    assert result.exit_code == 1
+    assert "Another server has the records" in result.stderr and "--records" in result.stderr
+    assert run("records", tmp_path / "records.sqlite").exit_code == 0  # reading is allowed
+    records.close()
+    opened(tmp_path).claim()
 
 
 def test_small_answers_are_sent_at_once() -> None:

@@ -112,6 +112,7 @@ def recorded(records: Path) -> list[tuple[str, str, str, bytes]]:
         ).fetchall()
 
 
+@pytest.mark.usefixtures("running")  # it has opened what the killed one left
 def test_a_server_killed_under_load_has_recorded_all_it_said_and_nothing_half(
     killed: Killed,
 ) -> None:

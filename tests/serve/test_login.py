@@ -49,3 +49,18 @@ def test_cookies_that_are_old_or_made_up_open_nothing(
     with serving(tmp_path, Settings(token="secret"), guard=examples_guard) as server:
         sent = {"Cookie": f"{COOKIE}={cookie}".encode()}
         assert httpx.get(f"{server.address}/queue", headers=sent).status_code == 303
+
+
+def test_the_token_cannot_be_tried_without_end(examples_guard: Guard, tmp_path: Path) -> None:
+    token = "correct horse battery staple"
+    with (
+        serving(tmp_path, Settings(token=token), guard=examples_guard) as server,
+        httpx.Client(base_url=server.address) as client,
+    ):
+        form = {"token": FORM_TOKEN, "bearer": "guess"}
+        statuses = [client.post("/login", data=form).status_code for _ in range(11)]
+        assert statuses == [403] * 10 + [429]
+        answer = client.post("/login", data=form | {"bearer": token})
+        assert answer.status_code == 429 and 1 <= int(answer.headers["retry-after"]) <= 6
+        assert "More than 10 attempts to log in a minute" in answer.text
+        assert client.get("/login").status_code == 200

@@ -14,6 +14,7 @@ from PIL import Image
 from neroli import Guard
 from neroli.explain import Explanation
 from neroli.serve.filters import Filters
+from neroli.serve.sessions import FORM_TOKEN
 from neroli.serve.settings import Settings
 from neroli.serve.uploads import Upload
 from pages import Checked
@@ -146,6 +147,7 @@ def test_the_page_on_the_guard_says_what_it_is(
     assert manifest.calibration is not None
     assert manifest.classifier.weights_hash in text
     assert server.state.engine.guard_version in text
+    assert manifest.created in text
     assert f"{manifest.calibration.threshold:.6g}" in text
     assert "at most 5% of in-distribution images flagged, with 90% confidence" in text
     assert "No alarm after 0 images" in text
@@ -156,6 +158,24 @@ def test_an_alarm_is_on_every_page(browser: httpx.Client, server: Client) -> Non
     server.state.drift.update([1 / 121] * 400, [True] * 400)
     for path in ("/", "/queue", "/guard"):
         assert "Drift alarm." in browser.get(path).text
+
+
+def test_an_alarm_is_reset_by_a_form_of_the_server_alone(
+    browser: httpx.Client, server: Client
+) -> None:
+    assert "/drift/reset" not in browser.get("/guard").text
+    server.state.drift.update([1 / 121] * 400, [True] * 400)
+    assert 'action="/drift/reset"' in browser.get("/guard").text
+    assert browser.post("/drift/reset", data={"token": "guessed"}).status_code == 400
+    other = {"Origin": "http://attacker.example"}
+    form = {"token": FORM_TOKEN}
+    assert browser.post("/drift/reset", data=form, headers=other).status_code == 403
+    assert server.state.drift.alarm
+    answer = browser.post("/drift/reset", data=form)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/guard#drift")
+    assert "Drift alarm." not in browser.get("/").text
+    assert "No alarm after 0 images" in browser.get("/guard").text
+    assert "neroli_drift_alarm 0.0" in server.get("/metrics").text
 
 
 def test_names_of_classes_are_shown_as_text(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from neroli.errors import InvalidInput
+from neroli.serve import connections
 from neroli.serve.api import api
 from neroli.serve.inference_protocol import inference_protocol
 from neroli.serve.pages import pages
@@ -225,20 +228,60 @@ def test_a_slow_body_is_cut_off(client: Client) -> None:
     assert answer.startswith(b"HTTP/1.1 408 ") and b"longer than 1 seconds" in answer
 
 
-def test_bodies_of_all_clients_together_are_bounded(client: Client) -> None:
+ALIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n"
+
+
+@pytest.mark.parametrize("begun", [b"", ALIVE[:20], ALIVE])
+def test_headers_that_are_never_finished_are_not_waited_for(
+    client: Client, monkeypatch: pytest.MonkeyPatch, begun: bytes
+) -> None:
+    monkeypatch.setattr(connections, "SECONDS_FOR_HEADERS", 0.3)
+    assert bare(client, begun) == b""
+    second = bare(client, ALIVE + b"\r\n", more=ALIVE)
+    assert second.count(b"HTTP/1.1 ") == 1 and second.startswith(b"HTTP/1.1 200 ")
+
+
+def test_headers_that_come_letter_by_letter_are_not_waited_for(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "SECONDS_FOR_HEADERS", 0.3)
     url = client.base_url
+    with socket.create_connection((url.host, url.port or 80), timeout=20) as connection:
+        connection.sendall(ALIVE + b"X: ")
+        with pytest.raises(OSError, match="reset|pipe"):  # noqa: PT012
+            for _ in range(400):
+                connection.sendall(b"x")
+                time.sleep(0.02)
+
+
+def test_what_takes_longer_than_headers_may_is_answered(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "SECONDS_FOR_HEADERS", 0.2)
+
+    def slowly() -> Iterator[bytes]:
+        body = json.dumps(image()).encode()
+        yield body[:10]
+        time.sleep(0.5)
+        yield body[10:]
+
+    kind = {"Content-Type": "application/json"}
+    assert client.post("/v1/score", content=slowly(), headers=kind).status_code == 200
+
+
+def test_bodies_of_all_clients_together_are_bounded(tmp_path: Path) -> None:
+    limits = Limits(upload_bytes=50_000, bytes_at_once=60_000)
     head = b"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50000\r\n\r\n"
-    with socket.create_connection((url.host, url.port or 80), timeout=20) as slow:
-        slow.sendall(head + b"x" * 49_000)
-        answers = [
-            client.post(
-                "/v1/score", content=b"x" * 40_000, headers={"Content-Type": "application/json"}
-            )
-            for _ in range(3)
-        ]
-    assert 503 in {answer.status_code for answer in answers}
-    retried = [answer for answer in answers if answer.status_code == 503]
-    assert all("retry-after" in answer.headers for answer in retried)
+    kind = {"Content-Type": "application/json"}
+    with serving(tmp_path, Settings(limits=limits)) as client:
+        url = client.base_url
+        with socket.create_connection((url.host, url.port or 80), timeout=20) as slow:
+            slow.sendall(head + b"x" * 49_000)
+            for _ in range(100):  # until those have come
+                answer = client.post("/v1/score", content=b"x" * 40_000, headers=kind)
+                if answer.status_code == 503:
+                    break
+        assert answer.status_code == 503 and "retry-after" in answer.headers
 
 
 def test_a_client_asks_no_more_often_than_allowed(tmp_path: Path) -> None:
@@ -252,7 +295,7 @@ def test_a_client_asks_no_more_often_than_allowed(tmp_path: Path) -> None:
 
 def test_rates_are_counted_apart_for_every_address_and_recover() -> None:
     now = [0.0]
-    rates = Rates(2, lambda: now[0])
+    rates = Rates(2, now=lambda: now[0])
     for address in ("a", "a", "b", "b"):
         rates.count(address)
     with pytest.raises(Refused) as refused:

@@ -35,8 +35,13 @@ Every = Annotated[int, typer.Option(min=1, help="Of a video: take every n-th fra
 
 
 @contextmanager
-def reported(as_json: bool) -> Iterator[None]:
-    """Turn neroli's errors into one sentence and exit code 1, and its warnings into plain lines."""
+def reported(as_json: bool, *, goes_on: bool = True) -> Iterator[None]:
+    """Turn neroli's errors into one sentence and exit code 1, and its warnings into plain lines.
+
+    Args:
+        as_json: whether errors are printed as JSON too.
+        goes_on: whether the command, run again, takes up what an interruption left.
+    """
     from neroli.errors import NeroliError, NeroliWarning
 
     def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
@@ -54,7 +59,8 @@ def reported(as_json: bool) -> Iterator[None]:
             print(f"neroli: {error}", file=sys.stderr)
             raise typer.Exit(ERROR) from None
         except KeyboardInterrupt:
-            print("neroli: interrupted; run the same command to go on.", file=sys.stderr)
+            advice = "; run the same command to go on" if goes_on else ""
+            print(f"neroli: interrupted{advice}.", file=sys.stderr)
             raise typer.Exit(130) from None
 
 

@@ -84,7 +84,10 @@ class Decisions:
         rate, (low, high) = self.false_alarm_rate, self.interval
         if rate is None:
             return "No flagged image is decided yet, so nothing is known of the false-alarm rate."
-        observed = f"{rate:.1%} of ordinary images are flagged ({low:.1%} to {high:.1%})"
+        observed = (
+            f"{rate:.1%} of ordinary images are flagged ({low:.1%} to {high:.1%} with "
+            f"{CONFIDENCE:.0%} confidence)"
+        )
         if low > promised:
             return (
                 f"{observed}, more than the {promised:.1%} promised: ordinary images are no longer "

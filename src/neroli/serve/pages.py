@@ -23,6 +23,7 @@ from neroli.errors import InvalidInput, RecordsError, UnknownRecord
 from neroli.serve import sessions
 from neroli.serve.page_facts import ImageView, Place, explained
 from neroli.serve.queue_page import QueuePage
+from neroli.serve.security import Rates
 from neroli.serve.site import Site, problem
 from neroli.serve.uploads import Refused, Upload, contents_of
 
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from neroli.explain.explanation import Explanation
     from neroli.serve.scored import Scored
     from neroli.serve.state import State
+
+LOGINS_PER_MINUTE = 10
+"""Of one client address, right or wrong."""
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +46,7 @@ def pages(state: State) -> APIRouter:
     """
     router = APIRouter(route_class=_PageRoute, include_in_schema=False)
     site = Site(state)
+    logins = Rates(LOGINS_PER_MINUTE, "attempts to log in")
 
     @router.get("/")
     def review() -> Response:
@@ -113,6 +118,12 @@ def pages(state: State) -> APIRouter:
     def guard() -> Response:
         return site.page("guard.html", site.guard(), "/guard")
 
+    @router.post("/drift/reset")
+    async def reset_drift(request: Request) -> Response:
+        await _form(request)
+        await state.aside(state.reset_drift)
+        return RedirectResponse("/guard#drift", 303)
+
     @router.get("/login")
     def login() -> Response:
         return site.login()
@@ -120,6 +131,7 @@ def pages(state: State) -> APIRouter:
     @router.post("/login")
     async def log_in(request: Request) -> Response:
         form = await _form(request)
+        logins.count(request.client.host if request.client else "")
         token = state.settings.token
         if token is not None and not sessions.is_token(form.get("bearer", ""), token):
             return site.login("That is not the token of this server.", 403)

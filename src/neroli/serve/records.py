@@ -13,15 +13,17 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, fields
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import IO, Any, Literal, NamedTuple
 
 from PIL import Image
 
-from neroli.errors import InvalidInput, UnknownRecord
+from neroli.errors import InvalidInput, RecordsError, UnknownRecord
+from neroli.files import lock_of
 from neroli.serve.database import Database
 from neroli.serve.decisions import Decision, Decisions
 from neroli.serve.export import export
 from neroli.serve.filters import PAGE, Filters, Page, Record
+from neroli.serve.schema import explained
 from neroli.serve.scored import Scored
 from neroli.serve.settings import Settings
 
@@ -64,8 +66,27 @@ class Records:
     """
 
     def __init__(self, path: Path, settings: Settings) -> None:
-        self._database = Database(Path(path))
+        self._path = Path(path)
+        self._database = Database(self._path)
         self._settings = settings
+        self._claim: IO[str] | None = None
+
+    def claim(self) -> None:
+        """Be the only server of these records until they are closed; others may still read them.
+
+        Two would each tell a drift detector of their own of the images of both.
+
+        Raises:
+            RecordsError: if another server has claimed them.
+        """
+        if self._claim is None:
+            with explained(self._path):
+                self._claim = lock_of(self._path.with_name(f"{self._path.name}-lock"))
+        if self._claim is None:
+            raise RecordsError(
+                f"Another server has the records {str(self._path)!r}: end it, or name another file "
+                "(--records)."
+            )
 
     def add(self, scored: Sequence[Scored], pictures: Sequence[Image.Image] | None = None) -> None:
         """Record some images; when it returns, they survive a power loss.
@@ -253,6 +274,8 @@ class Records:
     def close(self) -> None:
         """Finish the write that is under way and close the file; later calls are refused."""
         self._database.close()
+        if self._claim is not None:
+            self._claim.close()
 
     def _insert(
         self, connection: sqlite3.Connection, scored: Sequence[Scored], stored: Sequence[Stored]

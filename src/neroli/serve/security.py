@@ -54,11 +54,18 @@ class Rates:
 
     Args:
         per_minute: how many; None does not count.
+        noun: what they are called.
         now: the time in seconds.
     """
 
-    def __init__(self, per_minute: int | None, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        per_minute: int | None,
+        noun: str = "requests",
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.per_minute = per_minute
+        self._noun = noun
         self._now = now
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
@@ -80,7 +87,7 @@ class Rates:
         if not allowed:
             raise Refused(
                 429,
-                f"More than {self.per_minute} requests a minute came from this address.",
+                f"More than {self.per_minute} {self._noun} a minute came from this address.",
                 (1 - left) * 60 / most,
             )
 

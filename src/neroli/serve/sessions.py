@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 COOKIE = "neroli-page"
 OPEN = frozenset({"/login", "/static/pages.css", "/static/pages.js"})
 """What is shown to whoever has no cookie yet; nothing in it is secret."""
-PAGES = frozenset({"/", "/queue", "/guard", "/logout"})
+PAGES = frozenset({"/", "/queue", "/guard", "/drift/reset", "/logout"})
 HOURS = 12
 """How long a browser stays logged in."""
 

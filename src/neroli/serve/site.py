@@ -12,7 +12,7 @@ from fastapi.responses import HTMLResponse
 from neroli.explain.page import templates
 from neroli.serve import sessions
 from neroli.serve.drift_page import alarm_text, drift_facts
-from neroli.serve.guard_page import class_names, guard_facts
+from neroli.serve.guard_page import class_names, guard_page_facts
 from neroli.serve.page_facts import ImageView, Place, summary
 from neroli.serve.queue_page import SIZE, QueuePage
 from neroli.serve.records import LONGEST_NOTE
@@ -66,7 +66,7 @@ class Site:
     def guard(self) -> dict[str, Any]:
         """What is said of the guard, worked out once, and of drift."""
         if not self._guard:
-            self._guard = guard_facts(self._state.guard, self._state.engine.guard_version)
+            self._guard = guard_page_facts(self._state.guard, self._state.engine.guard_version)
         return self._guard | {"drift": drift_facts(self._state.drift)}
 
     def summary(self, guard: str) -> str:

@@ -87,7 +87,9 @@ class State:
 
         Raises:
             NotFitted, NotCalibrated, InvalidInput: as ``Engine``.
+            RecordsError: if another server has the records.
         """
+        records.claim()
         engine = Engine(guard, self.settings)
         following = Following(records, engine.guard_version, drift)
         self._following = following
@@ -178,6 +180,18 @@ class State:
         """What some short work on a request gives, done in a thread that decodes no image."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._readers, lambda: work(*arguments))
+
+    def reset_drift(self) -> None:
+        """End a drift alarm, whose cause was dealt with; no record so far counts any more.
+
+        Raises:
+            Refused: 503 while the guard is loading.
+            RecordsError: if that cannot be recorded.
+        """
+        images = self.drift.images
+        assert self._following is not None, "the drift detector follows the records"
+        self._following.reset()
+        _log.info("Drift was reset after %d images.", images)
 
     async def close(self) -> None:
         """Finish what was accepted, and close the records."""
