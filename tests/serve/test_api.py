@@ -94,7 +94,8 @@ def test_nothing_but_broken_images_is_an_error(client: Client) -> None:
     assert answer.json() == {
         "error": {
             "status": 422,
-            "message": "Image 0 of 2 (from 0): The image is not an image in a format Pillow reads.",
+            "message": "Image 0 of 2 (from 0): The image is not an image in a known format "
+            "(BMP, GIF, JPEG, JPEG2000, PNG, PPM, TIFF, WEBP).",
             "request": answer.headers["x-request-id"],
         }
     }
