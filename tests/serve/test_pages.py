@@ -119,6 +119,29 @@ def test_a_verdict_is_shown_even_if_it_cannot_be_explained(
     assert "says nothing" not in answer.text
 
 
+def test_a_page_that_fails_says_so_as_a_page(
+    server: Client, browser: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("of this the page says nothing")
+
+    monkeypatch.setattr(server.state.records, "queue", broken)
+    answer = browser.get("/queue")
+    assert answer.status_code == 500 and 'role="alert"' in answer.text
+    assert "its log says why" in answer.text and "says nothing" not in answer.text
+
+
+def test_records_that_are_gone_are_a_page_that_says_when_to_try_again(
+    server: Client, browser: httpx.Client, tmp_path: Path
+) -> None:
+    aside = server.records.rename(tmp_path / "aside.sqlite")
+    answer = browser.get("/queue")
+    assert answer.status_code == 503 and int(answer.headers["retry-after"]) >= 1
+    assert "cannot be used now" in answer.text and str(tmp_path) not in answer.text
+    aside.rename(server.records)
+    assert browser.get("/queue").status_code == 200
+
+
 def test_a_kept_image_is_explained_anew(browser: httpx.Client, server: Client) -> None:
     dropped(browser, unusual_picture())
     (shown,) = server.state.records.queue().records

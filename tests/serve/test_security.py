@@ -138,6 +138,8 @@ def test_on_loopback_only_names_of_this_machine_are_answered(
     [
         ({"Origin": "http://attacker.example"}, 403),
         ({"Origin": "null"}, 403),
+        ({"Origin": "ftp://guard.example"}, 403),
+        ({"Origin": "guard.example"}, 403),
         ({"Origin": "http://["}, 403),
         ({"Origin": "http://127.0.0.1:1"}, 403),  # another server of this machine
         ({"Sec-Fetch-Site": "cross-site"}, 403),
@@ -194,6 +196,20 @@ def test_a_body_too_large_is_cut_off_without_a_length(client: Client) -> None:
         "/v1/score", content=chunks(), headers={"Content-Type": "application/json"}
     )
     assert answer.status_code == 413 and answer.headers["connection"] == "close"
+
+
+def test_a_length_stated_in_two_ways_is_refused_and_the_connection_closed(client: Client) -> None:
+    head = b"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n"
+    body = b"0\r\n\r\nGET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    answer = bare(client, head + b"Transfer-Encoding: chunked\r\n\r\n" + body)
+    assert answer.startswith(b"HTTP/1.1 400 ") and answer.count(b"HTTP/1.1 ") == 1
+
+
+def test_what_the_gate_refuses_of_a_page_is_a_page(client: Client) -> None:
+    other = {"Origin": "http://attacker.example"}
+    for path in ("/", "/login", f"/records/{0:032x}/decision"):
+        answer = client.post(path, headers=other)
+        assert answer.status_code == 403 and 'role="alert"' in answer.text
 
 
 @pytest.mark.parametrize("path", ["/login", "/logout", f"/records/{0:032x}/decision", "/nothing"])

@@ -25,12 +25,12 @@ from neroli.serve.page_facts import ImageView, Place, explained
 from neroli.serve.queue_page import QueuePage
 from neroli.serve.security import Rates
 from neroli.serve.site import Site, problem
+from neroli.serve.state import RECORDS_AGAIN, State
 from neroli.serve.uploads import Refused, Upload, contents_of
 
 if TYPE_CHECKING:
     from neroli.explain.explanation import Explanation
     from neroli.serve.scored import Scored
-    from neroli.serve.state import State
 
 LOGINS_PER_MINUTE = 10
 """Of one client address, right or wrong."""
@@ -175,9 +175,14 @@ class _PageRoute(APIRoute):
             except InvalidInput as error:
                 return problem(400, str(error))
             except RecordsError:  # its message names files of the server
-                return problem(503, "The records cannot be used now; the server's log says why.")
+                _log.exception("The records cannot be used.")
+                reason = "The records cannot be used now; the server's log says why."
+                return problem(503, reason, RECORDS_AGAIN)
             except HTTPException as error:
                 return problem(error.status_code, str(error.detail))
+            except Exception:
+                _log.exception("Request %s failed.", request.state.request)
+                return problem(500, "The server failed; its log says why.")
 
         return answered
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -55,9 +56,11 @@ class QueuePage:
     def __post_init__(self) -> None:
         for name, known in (("verdict", _VERDICTS), ("review", _REVIEWS), ("order", _ORDERS)):
             if (value := getattr(self, name)) not in known:
-                raise InvalidInput(f"{name} must be one of {', '.join(known)}, got {value!r}.")
-        if self.predicted and not (self.predicted.isascii() and self.predicted.isdigit()):
-            raise InvalidInput(f"predicted must be the number of a class, got {self.predicted!r}.")
+                raise InvalidInput(f"{name} must be one of {', '.join(known)}, got {value[:20]!r}.")
+        if self.predicted and not re.fullmatch("[0-9]{1,9}", self.predicted):
+            raise InvalidInput(
+                f"predicted must be the number of a class, got {self.predicted[:20]!r}."
+            )
         self._since()
 
     @classmethod
@@ -122,5 +125,5 @@ class QueuePage:
             return datetime.strptime(self.since, "%Y-%m-%d").replace(tzinfo=UTC).timestamp()
         except ValueError:
             raise InvalidInput(
-                f"since must be a day such as 2026-01-31, got {self.since!r}."
+                f"since must be a day such as 2026-01-31, got {self.since[:20]!r}."
             ) from None

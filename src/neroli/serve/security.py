@@ -22,6 +22,7 @@ from neroli.serve import sessions
 from neroli.serve.answers import refusal
 from neroli.serve.metrics import Metrics
 from neroli.serve.settings import LOOPBACK, Settings
+from neroli.serve.site import problem
 from neroli.serve.uploads import Budget, Refused
 
 OPEN = frozenset({"/v2/health/live", "/v2/health/ready"})
@@ -196,8 +197,9 @@ class Gate:
         if origin is None:
             own = headers.get("sec-fetch-site", "none") in ("same-origin", "none")
         else:
-            sender = origin.partition("://")[2]
+            scheme, _, sender = origin.partition("://")
             own = sender == host or _name_of(sender) in self.settings.hosts
+            own = own and scheme in ("http", "https")
         if not own:
             raise Refused(403, "Pages of other sites may not send anything here.")
 
@@ -206,7 +208,10 @@ class Gate:
         upload = bool(_UPLOAD.fullmatch(scope["path"]))
         most = limits.upload_bytes if upload else limits.form_bytes
         held = self._bytes if upload else None  # whoever may not send images holds none of it
-        if int(Headers(scope=scope).get("content-length", "0")) > most:
+        headers = Headers(scope=scope)
+        if "content-length" in headers and "transfer-encoding" in headers:
+            raise Refused(400, "The request states its length in two ways.")
+        if int(headers.get("content-length", "0")) > most:
             raise _too_large(most)
         parts: list[bytes] = []
         try:
@@ -247,6 +252,8 @@ def _answer_to(refused: Refused, scope: Scope) -> Response:
     path = scope["path"]
     if refused.status == 401 and scope["method"] == "GET" and sessions.is_page(path):
         return RedirectResponse("/login", 303)
+    if sessions.is_page(path) or path == "/login":
+        return problem(refused.status, str(refused), refused.retry_after)
     return refusal(path, refused, scope["state"]["request"])
 
 

@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 _WRITERS = 4
 _READERS = 4
-_TRY_AGAIN = 5.0
+RECORDS_AGAIN = 5.0
 """Seconds after which records may be written again."""
 _LOADED = frozenset({"guard", "engine", "records", "drift"})
 _log = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ class State:
         except RecordsError as error:
             _log.error("%s", error)
             raise Refused(
-                503, "Nothing can be recorded now; the server's log says why.", _TRY_AGAIN
+                503, "Nothing can be recorded now; the server's log says why.", RECORDS_AGAIN
             ) from None
 
     @asynccontextmanager
@@ -240,7 +240,7 @@ def _unrecorded() -> Refused:
         503,
         "The record of the verdict could not be written, so none is given; the server's log says "
         "why.",
-        _TRY_AGAIN,
+        RECORDS_AGAIN,
     )
 
 
