@@ -177,6 +177,14 @@ def test_the_page_on_the_guard_says_what_it_is(
     assert "low_relevance_neurons" in text
 
 
+def test_the_head_of_a_page_can_be_asked_for_alone(browser: httpx.Client) -> None:
+    for path in ("/", "/queue", "/static/pages.css"):
+        answer = browser.head(path)
+        assert answer.status_code == 200 and answer.content == b""
+    assert browser.head("/queue?order=worst").status_code == 400
+    assert browser.head("/drift/reset").status_code == 405
+
+
 def test_an_alarm_is_on_every_page(browser: httpx.Client, server: Client) -> None:
     server.state.drift.update([1 / 121] * 400, [True] * 400)
     for path in ("/", "/queue", "/guard"):
@@ -214,6 +222,8 @@ def test_names_of_classes_are_shown_as_text(tmp_path: Path) -> None:
         for page in shown:
             Checked(page)
             assert "<script>alert" not in page and "\u202e" not in page
+        queue = shown[3]
+        assert "x" * 61 not in queue
         assert any("&lt;script&gt;alert" in page for page in shown)
 
 

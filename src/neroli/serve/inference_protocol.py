@@ -24,6 +24,7 @@ from neroli.serve.uploads import Refused, Upload, from_base64, of_array
 
 OUTPUTS = {"score": "FP64", "p_value": "FP64", "is_ood": "BOOL", "predicted_class": "INT64"}
 INPUTS: list[dict[str, Any]] = [{"name": "images", "datatype": "BYTES", "shape": [-1]}]
+"""As clients are told; they may send UINT8 pixels too, but the protocol names one type an input."""
 
 
 class ProtocolError(BaseModel):

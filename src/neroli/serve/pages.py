@@ -160,7 +160,12 @@ def pages(state: State) -> APIRouter:
 
 
 class _PageRoute(APIRoute):
-    """A route whose refusals are pages too."""
+    """A route whose refusals are pages too, and of which the head alone may be asked for."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        if "GET" in (methods := self.methods or set()):
+            methods.add("HEAD")
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         answer = super().get_route_handler()

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 SIZE = 25
 """Images on a page."""
+LONGEST_NAME = 60
+"""Characters that are shown of a class's name in lists."""
 _VERDICTS = {"flagged": "flagged", "all": "all images"}
 _REVIEWS = {"all": "reviewed or not", "undecided": "not reviewed yet", "decided": "reviewed"}
 _ORDERS = {
@@ -99,7 +101,9 @@ class QueuePage:
             class_names: of all classes.
             guards: versions that images were scored with.
         """
-        classes = [(str(index), plain(name)[:60]) for index, name in enumerate(class_names)]
+        classes = [
+            (str(index), plain(name)[:LONGEST_NAME]) for index, name in enumerate(class_names)
+        ]
         versions = [(version, version) for version in guards]
         return [
             Choice("verdict", "Verdict", self.verdict, [*_VERDICTS.items()]),
