@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -21,7 +22,7 @@ from neroli.serve.engine import version_of
 from neroli.serve.records import Records
 from neroli.serve.settings import Limits, Settings
 from neroli.serve.state import State
-from neroli.serve.uploads import Refused
+from neroli.serve.uploads import Refused, Upload, decoded
 from serving import (
     Client,
     as_json,
@@ -166,6 +167,36 @@ def test_without_a_record_there_is_no_verdict(
         monkeypatch.undo()
         again = client.post("/v1/score", json=as_json(encoded(colour_pictures(1)[0])))
         assert again.status_code == 200
+
+
+def test_sizes_are_refused_while_all_decoders_are_busy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    def slow(data: bytes, limits: Limits) -> Upload:
+        begun.set()
+        assert go.wait(60)
+        return decoded(data, limits)
+
+    monkeypatch.setattr("neroli.serve.state.decoded", slow)
+    images = [encoded(picture) for picture in colour_pictures(6)]
+    answers: list[httpx.Response] = []
+    with serving(tmp_path) as client:
+        address = f"{client.address}/v1/score"
+        busy = threading.Thread(
+            target=lambda: answers.append(httpx.post(address, json=as_json(*images), timeout=90))
+        )
+        busy.start()
+        try:
+            assert begun.wait(60)
+            large = as_json(png_header(60_000, 60_000))
+            assert client.post("/v1/score", json=large).status_code == 413
+            assert answers == []
+        finally:
+            go.set()
+            busy.join()
+    assert [answer.status_code for answer in answers] == [200]
 
 
 def test_a_server_whose_records_are_gone_is_not_ready_until_they_are_back(tmp_path: Path) -> None:

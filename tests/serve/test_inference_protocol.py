@@ -126,6 +126,7 @@ def test_another_model_or_version_is_not_found(client: Client, path: str) -> Non
         ),
         (of_files([], datatype="UINT8", shape=[1, 2, 2, 3], data=[0] * 99), 400, "99 values were"),
         (of_files([], shape=[10**4000], data=["x"]), 400, "inputs.0.shape"),
+        (of_files([], data=[[]] * 250_000), 413, "more than 250,000 lists"),
     ],
 )
 def test_errors_are_worded_as_the_protocol_says(

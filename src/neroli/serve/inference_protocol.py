@@ -14,7 +14,7 @@ import numpy as np
 import pydantic
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, FailFast, Field
 from python_multipart.multipart import parse_options_header
 
 from neroli import __version__
@@ -27,6 +27,10 @@ INPUTS: list[dict[str, Any]] = [{"name": "images", "datatype": "BYTES", "shape":
 """As clients are told; they may send UINT8 pixels too, but the protocol names one type an input."""
 
 
+MOST_LISTS = 250_000
+"""And objects in a request, of which Python makes a million in three seconds."""
+
+
 class ProtocolError(BaseModel):
     """How the protocol words errors."""
 
@@ -37,7 +41,7 @@ class InputTensor(BaseModel):
     """The images."""
 
     name: Literal["images"]
-    shape: list[Annotated[int, Field(ge=0, le=2**31)]] = Field(max_length=4)
+    shape: Annotated[list[Annotated[int, Field(ge=0, le=2**31)]], FailFast()] = Field(max_length=4)
     datatype: Literal["BYTES", "UINT8"]
     parameters: dict[str, Any] = {}
     data: list[Any]
@@ -55,8 +59,8 @@ class Inference(BaseModel):
 
     id: str | None = Field(default=None, max_length=200)
     parameters: dict[str, Any] = {}
-    inputs: list[InputTensor] = Field(min_length=1, max_length=1)
-    outputs: list[OutputName] = Field(default=[], max_length=len(OUTPUTS))
+    inputs: Annotated[list[InputTensor], FailFast()] = Field(min_length=1, max_length=1)
+    outputs: Annotated[list[OutputName], FailFast()] = Field(default=[], max_length=len(OUTPUTS))
 
 
 class OutputTensor(BaseModel):
@@ -168,8 +172,13 @@ def _read(body: bytes, limits: Limits) -> tuple[Inference, list[bytes | Upload]]
     """What is asked for, and the images.
 
     Raises:
-        Refused: 400 if the request is not as the protocol says, 413 if it holds too many images.
+        Refused: 400 if the request is not as the protocol says, 413 if it holds too much.
     """
+    if body.count(b"[") + body.count(b"{") > MOST_LISTS:
+        raise Refused(
+            413,
+            f"The request has more than {MOST_LISTS:,} lists: send pixels flat, or encoded images.",
+        )
     try:
         asked = Inference.model_validate_json(body)
     except pydantic.ValidationError as error:

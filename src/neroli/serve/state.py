@@ -127,16 +127,13 @@ class State:
         Raises:
             Refused: 413 or 503 if decoded they are too much.
         """
-        engine, limits = self.engine, self.settings.limits
+        limits = self.settings.limits
         claims = await asyncio.gather(*(self.briefly(_claim, one, limits) for one in images))
         pixels = sum(claim for claim in claims if isinstance(claim, int))
         self._pixels.take(pixels)
         try:
             yield await asyncio.gather(
-                *(
-                    engine.aside(_received, one, claim, limits)
-                    for one, claim in zip(images, claims, strict=True)
-                )
+                *(self._decoded(one, claim) for one, claim in zip(images, claims, strict=True))
             )
         finally:
             self._pixels.give(pixels)
@@ -177,7 +174,12 @@ class State:
         return await loop.run_in_executor(self._writer, lambda: work(*arguments))
 
     async def briefly(self, work: Callable[..., T], *arguments: object) -> T:
-        """What some short work on a request gives, done in a thread that decodes no image."""
+        """What some short work on a request gives, done in a thread that decodes no image.
+
+        Raises:
+            Refused: 503 while the guard is loading.
+        """
+        _ = self.engine  # says so
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._readers, lambda: work(*arguments))
 
@@ -200,6 +202,14 @@ class State:
             await self.aside(self._close_records)
         self._writer.shutdown()
         self._readers.shutdown()
+
+    async def _decoded(self, image: bytes | Upload, claim: int | Refused) -> Upload | Refused:
+        """An image, or why it is refused: that waits for no decoder if its header is enough."""
+        if isinstance(claim, Refused):
+            return claim
+        if isinstance(image, Upload):
+            return image
+        return await self.engine.aside(_decoded, image, self.settings.limits)
 
     def _check(self, results: Sequence[Upload | Scored | Refused], whole: bool) -> None:
         """Raise the first refusal if all are refused, or if any is and only the whole is wanted."""
@@ -254,11 +264,7 @@ def _claim(image: bytes | Upload, limits: Limits) -> int | Refused:
         return refused
 
 
-def _received(image: bytes | Upload, claim: int | Refused, limits: Limits) -> Upload | Refused:
-    if isinstance(claim, Refused):
-        return claim
-    if isinstance(image, Upload):
-        return image
+def _decoded(image: bytes, limits: Limits) -> Upload | Refused:
     try:
         return decoded(image, limits)
     except Refused as refused:

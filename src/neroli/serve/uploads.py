@@ -7,6 +7,7 @@ import binascii
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import pydantic
@@ -142,7 +143,7 @@ class Budget:
 
 class _Images(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(strict=True, extra="forbid")
-    images: list[str]
+    images: Annotated[list[str], pydantic.FailFast()]
 
 
 def _of_json(body: bytes, limits: Limits) -> list[bytes]:
