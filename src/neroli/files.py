@@ -62,8 +62,12 @@ def text_digest(lines: Iterable[str]) -> str:
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, private: bool = False) -> Iterator[Path]:
     """A path to write to that takes the place of ``path`` when the block ends well.
+
+    Args:
+        path: of the file.
+        private: whether its owner alone may read it.
 
     Raises:
         ArtefactError: if the folder cannot be written to.
@@ -79,7 +83,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(0o600 if private else 0o666 & ~_umask())
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -18,8 +18,8 @@ from neroli.serve.sessions import FORM_TOKEN
 from neroli.serve.settings import Settings
 from neroli.serve.uploads import Upload
 from pages import Checked
-from reviewing import dropped, filled, record, unusual_picture, usual_picture
-from serving import Client, guard_with_examples, serving
+from reviewing import decided, dropped, filled, record, unusual_picture, usual_picture
+from serving import Client, as_json, guard_with_examples, serving
 
 ALL = Filters(flagged=False)
 HOSTILE = ("<script>alert(1)</script>", "\u202egreen", "x" * 200)
@@ -54,6 +54,23 @@ def test_a_score_among_the_others_is_counted_against_them(
     assert 0 < lower < 120
     assert f"higher than those of {lower} of the 120 calibration images" in text
     assert "not flagged" in text
+
+
+def test_an_image_dropped_in_again_shows_the_record_it_has(
+    server: Client, browser: httpx.Client
+) -> None:
+    assert "Scored before" not in dropped(browser, unusual_picture()).text
+    (first,) = server.state.records.queue(ALL).records
+    assert decided(browser, first.id, decision="ood", note="a stent").status_code == 303
+    again = dropped(browser, unusual_picture()).text
+    assert [one.id for one in server.state.records.queue(ALL).records] == [first.id]
+    assert f'href="/records/{first.id}"' in again and "Scored before" in again
+    assert "really out of distribution" in again and "a stent" in again
+    assert "Which neurons" in again
+    assert server.state.records.decisions().images == 1
+    sent = as_json(unusual_picture())
+    assert server.post("/v1/score", json=sent).status_code == 200  # programs are recorded always
+    assert len(server.state.records.queue(ALL).records) == 2
 
 
 def test_the_name_of_a_file_is_nowhere(
@@ -102,6 +119,29 @@ def test_a_verdict_is_shown_even_if_it_cannot_be_explained(
     assert "says nothing" not in answer.text
 
 
+def test_a_page_that_fails_says_so_as_a_page(
+    server: Client, browser: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("of this the page says nothing")
+
+    monkeypatch.setattr(server.state.records, "queue", broken)
+    answer = browser.get("/queue")
+    assert answer.status_code == 500 and 'role="alert"' in answer.text
+    assert "its log says why" in answer.text and "says nothing" not in answer.text
+
+
+def test_records_that_are_gone_are_a_page_that_says_when_to_try_again(
+    server: Client, browser: httpx.Client, tmp_path: Path
+) -> None:
+    aside = server.records.rename(tmp_path / "aside.sqlite")
+    answer = browser.get("/queue")
+    assert answer.status_code == 503 and int(answer.headers["retry-after"]) >= 1
+    assert "cannot be used now" in answer.text and str(tmp_path) not in answer.text
+    aside.rename(server.records)
+    assert browser.get("/queue").status_code == 200
+
+
 def test_a_kept_image_is_explained_anew(browser: httpx.Client, server: Client) -> None:
     dropped(browser, unusual_picture())
     (shown,) = server.state.records.queue().records
@@ -135,6 +175,14 @@ def test_the_page_on_the_guard_says_what_it_is(
     assert "at most 5% of in-distribution images flagged, with 90% confidence" in text
     assert "No alarm after 0 images" in text
     assert "low_relevance_neurons" in text
+
+
+def test_the_head_of_a_page_can_be_asked_for_alone(browser: httpx.Client) -> None:
+    for path in ("/", "/queue", "/static/pages.css"):
+        answer = browser.head(path)
+        assert answer.status_code == 200 and answer.content == b""
+    assert browser.head("/queue?order=worst").status_code == 400
+    assert browser.head("/drift/reset").status_code == 405
 
 
 def test_an_alarm_is_on_every_page(browser: httpx.Client, server: Client) -> None:
@@ -174,6 +222,8 @@ def test_names_of_classes_are_shown_as_text(tmp_path: Path) -> None:
         for page in shown:
             Checked(page)
             assert "<script>alert" not in page and "\u202e" not in page
+        queue = shown[3]
+        assert "x" * 61 not in queue
         assert any("&lt;script&gt;alert" in page for page in shown)
 
 

@@ -55,12 +55,29 @@ def test_filters_narrow_the_queue(
 
 
 @pytest.mark.parametrize(
-    "query", ["verdict=none", "order=worst", "predicted=x", "since=yesterday", "after=nonsense"]
+    "query",
+    [
+        "verdict=none",
+        "order=worst",
+        "predicted=x",
+        f"predicted={9:05000}",
+        f"predicted={'9' * 5000}",
+        "since=yesterday",
+        "after=nonsense",
+        f"after=0.1:0.1:{'9' * 5000}",
+    ],
 )
-def test_filters_that_cannot_be_are_refused(browser: httpx.Client, query: str) -> None:
+def test_filters_that_cannot_be_are_refused(
+    browser: httpx.Client, server: Client, query: str
+) -> None:
     answer = browser.get(f"/queue?{query}")
     assert answer.status_code == 400
-    assert 'role="alert"' in answer.text
+    assert 'role="alert"' in answer.text and len(answer.text) < 5000
+    if not query.startswith("after"):
+        (identity,) = filled(server, 1)
+        answer = decided(browser, identity, decision="fine", back=query)
+        assert answer.status_code == 400 and 'role="alert"' in answer.text
+        assert server.state.records.decisions().decided == 0
 
 
 def test_a_decision_and_its_note_stay_and_can_be_taken_back(

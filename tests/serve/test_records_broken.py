@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 import random
 import resource
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from neroli.errors import InvalidInput, RecordsError
+from neroli.serve.database import Database
 from neroli.serve.filters import Filters
 from recorded import opened, scored
 
@@ -155,6 +159,84 @@ def test_damage_inside_is_named_when_it_is_met(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(RecordsError, match="damaged"):
         list(opened(tmp_path).p_values())
+
+
+@pytest.mark.parametrize("how", ["moved", "deleted", "replaced"])
+def test_records_that_are_no_longer_in_their_place_are_neither_written_nor_read(
+    tmp_path: Path, how: str
+) -> None:
+    records = opened(tmp_path)
+    first, second = scored(), scored()
+    records.add([first])
+    path, aside = tmp_path / "records.sqlite", tmp_path / "aside.sqlite"
+    if how == "deleted":
+        path.unlink()
+    else:
+        path.rename(aside)
+    if how == "replaced":
+        shutil.copy(aside, path)
+    before = sorted(tmp_path.iterdir())
+    for call in (
+        lambda: records.add([second]),
+        lambda: records.get(first.id),
+        records.decisions,
+        records.check_writable,
+    ):
+        with pytest.raises(RecordsError, match="moved, deleted or replaced"):
+            call()
+    assert sorted(tmp_path.iterdir()) == before  # nothing is made in its place
+    if how == "moved":
+        aside.rename(path)
+        records.check_writable()
+        records.add([second])
+        assert records.get(first.id).row == 1 and records.get(second.id).row == 2
+    records.close()
+
+
+def test_all_who_wait_for_a_write_that_fails_fail_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = opened(tmp_path)
+    records._database._writer.execute("PRAGMA busy_timeout = 200")
+    other = sqlite3.connect(tmp_path / "records.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    commits: list[int] = []
+    commit, begun, waiting = Database._commit, threading.Event(), threading.Event()
+
+    def counted(database: Database, changes: list[Any]) -> None:
+        commits.append(len(changes))
+        begun.set()
+        waiting.wait(20)
+        commit(database, changes)
+
+    monkeypatch.setattr(Database, "_commit", counted)
+    errors: list[RecordsError] = []
+
+    def add() -> None:
+        try:
+            records.add([scored()])
+        except RecordsError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=add) for _ in range(4)]
+    threads[0].start()
+    assert begun.wait(20)
+    for thread in threads[1:]:
+        thread.start()
+    while len(records._database._waiting) < 3:
+        time.sleep(0.01)
+    waiting.set()
+    for thread in threads:
+        thread.join()
+    assert commits == [1]
+    assert [str(error) for error in errors] == [str(errors[0])] * 4
+    assert "Another process is writing" in str(errors[0])
+    with pytest.raises(RecordsError, match="Another process is writing"):
+        records.check_writable()
+    other.execute("ROLLBACK")
+    records.check_writable()
+    records.add([scored()])
+    assert records.decisions().images == 1
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for root")

@@ -6,6 +6,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,8 @@ def test_on_loopback_only_names_of_this_machine_are_answered(
     [
         ({"Origin": "http://attacker.example"}, 403),
         ({"Origin": "null"}, 403),
+        ({"Origin": "ftp://guard.example"}, 403),
+        ({"Origin": "guard.example"}, 403),
         ({"Origin": "http://["}, 403),
         ({"Origin": "http://127.0.0.1:1"}, 403),  # another server of this machine
         ({"Sec-Fetch-Site": "cross-site"}, 403),
@@ -193,6 +196,46 @@ def test_a_body_too_large_is_cut_off_without_a_length(client: Client) -> None:
         "/v1/score", content=chunks(), headers={"Content-Type": "application/json"}
     )
     assert answer.status_code == 413 and answer.headers["connection"] == "close"
+
+
+def test_a_length_stated_in_two_ways_is_refused_and_the_connection_closed(client: Client) -> None:
+    head = b"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n"
+    body = b"0\r\n\r\nGET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    answer = bare(client, head + b"Transfer-Encoding: chunked\r\n\r\n" + body)
+    assert answer.startswith(b"HTTP/1.1 400 ") and answer.count(b"HTTP/1.1 ") == 1
+
+
+def test_what_the_gate_refuses_of_a_page_is_a_page(client: Client) -> None:
+    other = {"Origin": "http://attacker.example"}
+    for path in ("/", "/login", f"/records/{0:032x}/decision"):
+        answer = client.post(path, headers=other)
+        assert answer.status_code == 403 and 'role="alert"' in answer.text
+
+
+@pytest.mark.parametrize("path", ["/login", "/logout", f"/records/{0:032x}/decision", "/nothing"])
+def test_forms_are_small_with_and_without_a_length(client: Client, path: str) -> None:
+    def chunks() -> Iterator[bytes]:
+        for _ in range(40):
+            yield b"x=" + b"1" * 998
+
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 32769\r\n\r\n"
+    assert bare(client, head.encode()).startswith(b"HTTP/1.1 413 ")
+    answer = client.post(path, content=chunks())
+    assert answer.status_code == 413 and "larger than the 32,768 bytes allowed" in answer.text
+
+
+def test_who_has_no_token_takes_no_room_from_images(tmp_path: Path) -> None:
+    limits = Limits(upload_bytes=50_000, bytes_at_once=60_000)
+    with serving(tmp_path, Settings(token=TOKEN, limits=limits)) as guarded, ExitStack() as slow:
+        url = guarded.base_url
+        for path in ("/login", "/login", "/login", "/v1/score", "/v1/score"):
+            head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 32000\r\n\r\n"
+            address = (url.host, url.port or 80)
+            stranger = slow.enter_context(socket.create_connection(address, timeout=20))
+            stranger.sendall(head.encode() + b"x" * 31_000)
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        large = as_json(encoded(colour_pictures(1)[0]) + bytes(30_000))
+        assert guarded.post("/v1/score", headers=headers, json=large).status_code == 200
 
 
 def test_a_slow_body_is_cut_off(client: Client) -> None:
@@ -263,7 +306,8 @@ def test_a_client_asks_no_more_often_than_allowed(tmp_path: Path) -> None:
         answers = [client.get("/metrics") for _ in range(4)]
         assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
         assert 1 <= int(answers[-1].headers["retry-after"]) <= 20
-        assert client.get("/v2/health/live").status_code == 200
+        for path in ("/v2/health/live", "/static/pages.css"):  # which are not counted
+            assert client.get(path).status_code == 200
 
 
 def test_rates_are_counted_apart_for_every_address_and_recover() -> None:

@@ -102,11 +102,12 @@ def _opened(content: bytes) -> Iterator[Image.Image]:
     except UnreadableImage:
         raise
     except UnidentifiedImageError:
-        raise UnreadableImage("is not an image in a format Pillow reads") from None
+        raise UnreadableImage(f"is not an image in a known format ({', '.join(FORMATS)})") from None
     except Image.DecompressionBombError:
         raise TooManyPixels(f"has more than the {MAX_PIXELS:,} pixels allowed") from None
     except Exception as error:  # decoders raise whatever they like on damaged files
-        raise UnreadableImage(f"is damaged or truncated: {error}") from None
+        told = "is damaged or truncated"
+        raise UnreadableImage(f"{told}: {error}", told) from None
 
 
 def to_picture(image: Image.Image, *, unsigned_16_bit: bool = False) -> Image.Image:

@@ -195,7 +195,7 @@ def facts_of(state: State) -> GuardFacts:
 async def _contents(request: Request, state: State) -> list[bytes]:
     """The encoded images of a request, taken apart beside the event loop."""
     body, kind = await request.body(), request.headers.get("content-type", "")
-    contents = await state.engine.aside(contents_of, body, kind, state.settings.limits)
+    contents = await state.briefly(contents_of, body, kind, state.settings.limits)
     request.state.images = len(contents)
     return contents
 

@@ -112,6 +112,13 @@ class Records:
         with self._database.reading() as connection:
             return _found(connection, identity)
 
+    def of_content(self, content: str, guard: str) -> Record | None:
+        """The first record left of a content (its hash) by a guard (its version), if any."""
+        query = f"SELECT {COLUMNS} FROM record WHERE content = ? AND guard = ? ORDER BY row LIMIT 1"
+        with self._database.reading() as connection:
+            row = connection.execute(query, [content, guard]).fetchone()
+        return None if row is None else _record(row)
+
     def picture(self, identity: str, kind: Literal["thumbnail", "image"]) -> bytes | None:
         """The thumbnail (JPEG) or whole image (PNG) of a record; None if it was not kept.
 
@@ -148,6 +155,8 @@ class Records:
     def decide(self, identity: str, decision: Decision | None, note: str = "") -> Record:
         """Set what an image really is, or take that back with None; returns the record.
 
+        It holds for all records of the same content by the same guard, later ones too.
+
         Raises:
             UnknownRecord: if there is no such record.
             InvalidInput: if the decision is another word, or the note is too long.
@@ -161,8 +170,9 @@ class Records:
             record = _found(connection, identity)
             decided_at = None if decision is None else time.time()
             connection.execute(
-                "UPDATE record SET decision = ?, note = ?, decided_at = ? WHERE row = ?",
-                [decision, note, decided_at, record.row],
+                "UPDATE record SET decision = ?, note = ?, decided_at = ? "
+                "WHERE content = ? AND guard = ?",
+                [decision, note, decided_at, record.content, record.guard],
             )
             for change, of in ((-1, record.decision), (1, decision)):
                 if of is not None:
@@ -253,6 +263,14 @@ class Records:
         with self._database.reading() as connection:
             return export(connection, Path(path))
 
+    def check_writable(self) -> None:
+        """Do nothing if images can be recorded, as far as is known without waiting.
+
+        Raises:
+            RecordsError: if they cannot be.
+        """
+        self._database.check_writable()
+
     def close(self) -> None:
         """Finish the write that is under way and close the file; later calls are refused."""
         self._database.close()
@@ -270,11 +288,23 @@ class Records:
                 (row,) = connection.execute(query, astuple(one)).fetchone()
             except sqlite3.IntegrityError as error:
                 raise InvalidInput(f"Record {one.id!r} is refused: {error}.") from None
-            connection.execute(
-                "INSERT INTO tally (guard, images, flagged) VALUES (?, 1, ?) ON CONFLICT (guard) "
-                "DO UPDATE SET images = images + 1, flagged = flagged + excluded.flagged",
-                [one.guard, one.is_ood],
-            )
+            same = connection.execute(
+                "SELECT decision, note, decided_at FROM record "
+                "WHERE content = ? AND guard = ? AND row < ? ORDER BY row LIMIT 1",
+                [one.content, one.guard, row],
+            ).fetchone()
+            if same is None:
+                connection.execute(
+                    "INSERT INTO tally (guard, images, flagged) VALUES (?, 1, ?) "
+                    "ON CONFLICT (guard) DO UPDATE "
+                    "SET images = images + 1, flagged = flagged + excluded.flagged",
+                    [one.guard, one.is_ood],
+                )
+            else:  # what was decided of a content holds for it whenever it comes
+                connection.execute(
+                    "UPDATE record SET decision = ?, note = ?, decided_at = ? WHERE row = ?",
+                    [*same, row],
+                )
             if stored and stored[position] != (None, None):
                 connection.execute("INSERT INTO picture VALUES (?, ?, ?)", [row, *stored[position]])
         if self._settings.keep_records is not None:

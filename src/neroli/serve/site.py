@@ -14,7 +14,7 @@ from neroli.serve import sessions
 from neroli.serve.drift_page import alarm_text, drift_facts
 from neroli.serve.guard_page import class_names, guard_page_facts
 from neroli.serve.page_facts import ImageView, Place, summary
-from neroli.serve.queue_page import SIZE, QueuePage
+from neroli.serve.queue_page import LONGEST_NAME, SIZE, QueuePage
 from neroli.serve.records import LONGEST_NOTE
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ class Site:
                 ImageView.of(one, records.picture(one.id, "thumbnail")) for one in found.records
             ],
             "nothing": chosen.nothing,
+            "longest_name": LONGEST_NAME,
             "newest": chosen.address(after="") if chosen.after else "",
             "older": chosen.address(after=found.next) if found.next else "",
             "back": chosen.address().partition("?")[2],
