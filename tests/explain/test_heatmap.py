@@ -12,6 +12,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from neroli import Activations, Classifier
 from neroli.errors import InvalidInput
 from neroli.explain import Heatmap, of_neurons, of_prediction, propagate
+from neroli.models import import_torchvision
 from neroli.models.cifar import ResNet20
 from networks import tiny_network, trained_colour_network, untrained_resnet20
 
@@ -117,6 +118,7 @@ def test_folding_batch_norm_changes_nothing() -> None:
 
 
 def test_the_rules_are_those_of_zennit() -> None:
+    import_torchvision()  # which zennit imports
     composites = pytest.importorskip("zennit.composites")
     network, start = plain_network(), draw(5, 6, seed=1)
     ours = propagate(Classifier(network), IMAGES, start)
