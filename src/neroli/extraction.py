@@ -107,6 +107,32 @@ def extract(
     if labelled and isinstance(source, Pictures):
         source = with_classes(classifier, source)[0]
     find_head(classifier, source, requires)
+    return extract_part(
+        classifier, source, path, batch_size=batch_size, requires=requires, progress=progress
+    )
+
+
+def extract_part(
+    classifier: Classifier,
+    source: ImageSource,
+    path: Path | str,
+    *,
+    batch_size: int = IMAGE_BATCH,
+    requires: Requirements = NOTHING,
+    progress: bool | None = None,
+) -> ActivationStore:
+    """The activations of part of a source as a store on disk; in all else as ``extract``.
+
+    Args:
+        classifier: whose head and input shape were found on the whole source, since no image of
+            the part may be readable.
+        source: the part.
+        path, batch_size, requires, progress: as in ``extract``.
+
+    Raises:
+        InvalidInput: as ``Classifier``.
+        ArtefactError: if the store cannot be written.
+    """
     origin = Origin(classifier.weights_hash(), classifier.head_name, source.content)
     key = store_key(origin, classifier, source, requires.kept)
     if (store := _finished(path, key)) is not None:

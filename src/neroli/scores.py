@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,18 +64,12 @@ class ScoreTable:
 
     def __init__(self, path: Path | str, key: str, manifest: Manifest) -> None:
         self.path = Path(path)
-        if self.path.suffix not in FORMATS:
-            raise InvalidInput(
-                f"Scores are written to {', '.join(FORMATS)} files, got {str(path)!r}."
-            )
-        self._class_names = manifest.classifier.class_names
-        self._schema = SCHEMA.with_metadata({"neroli_guard": manifest.model_dump_json()})
+        check_table_path(self.path)
+        self._manifest = manifest
         self._partial = self.path.with_name(f"{self.path.name}.partial")
         self._rows: list[dict[str, Any]] = []
         self._end = 0
         self._parts: list[Path] = []
-        if self.path.is_dir():
-            raise ArtefactError(f"{str(path)!r} is a folder: name a file to write the scores to.")
         if not is_free(self._partial, "key", ""):
             raise ArtefactError(
                 f"{str(self._partial)!r}, where unfinished scores are kept, holds other files: "
@@ -97,7 +92,7 @@ class ScoreTable:
 
     def append(self, batch: GuardedBatch) -> None:
         """Add the readable and the unreadable images of a batch."""
-        verdicts, names = batch.verdicts, self._class_names
+        verdicts, names = batch.verdicts, self._manifest.classifier.class_names
         columns = zip(
             batch.ids,
             batch.names,
@@ -140,20 +135,10 @@ class ScoreTable:
     def finish(self) -> Summary:
         """Write the table, drop the partial one, and say what is in it."""
         self.flush()
-        images, flagged = 0, 0
-        failures: list[Failure] = []
-        suffix = self.path.suffix
-        with atomic_path(self.path) as path, table_writer(path, suffix, self._schema) as writer:
-            for part in self._parts:
-                table = pa.parquet.read_table(part).cast(self._schema)
-                writer.write_table(table)
-                images += len(table)
-                flagged += table["is_ood"].to_pylist().count(True)
-                broken = table.filter(pa.compute.is_valid(table["error"]))
-                failures += map(Failure, broken["name"].to_pylist(), broken["error"].to_pylist())
+        summary = joined_tables(self._parts, self.path, self._manifest)
         with self._lock:
             shutil.rmtree(self._partial, ignore_errors=True)
-        return Summary(images, flagged, tuple(failures))
+        return summary
 
     def _resume(self) -> None:
         """Take over the whole parts from the first on; what lies behind a damaged one goes."""
@@ -169,6 +154,39 @@ class ScoreTable:
                 self._parts.append(part)
             else:
                 part.unlink()
+
+
+def check_table_path(path: Path) -> None:
+    """Raise InvalidInput or ArtefactError unless a table of scores can have this path."""
+    if path.suffix not in FORMATS:
+        raise InvalidInput(f"Scores are written to {', '.join(FORMATS)} files, got {str(path)!r}.")
+    if path.is_dir():
+        raise ArtefactError(f"{str(path)!r} is a folder: name a file to write the scores to.")
+
+
+def joined_tables(parts: Sequence[Path], path: Path, manifest: Manifest) -> Summary:
+    """Write one table of the rows of several Parquet tables, in order, and say what is in it.
+
+    Args:
+        parts: the tables; they are left as they are.
+        path: the table, ending in .parquet, .csv or .jsonl.
+        manifest: as ``ScoreTable`` takes it.
+
+    Raises:
+        ArtefactError: if it cannot be written.
+    """
+    images, flagged = 0, 0
+    failures: list[Failure] = []
+    schema = SCHEMA.with_metadata({"neroli_guard": manifest.model_dump_json()})
+    with atomic_path(path) as out, table_writer(out, path.suffix, schema) as writer:
+        for part in parts:
+            table = pa.parquet.read_table(part).cast(schema)
+            writer.write_table(table)
+            images += len(table)
+            flagged += table["is_ood"].to_pylist().count(True)
+            broken = table.filter(pa.compute.is_valid(table["error"]))
+            failures += map(Failure, broken["name"].to_pylist(), broken["error"].to_pylist())
+    return Summary(images, flagged, tuple(failures))
 
 
 def _text(name: str) -> str:

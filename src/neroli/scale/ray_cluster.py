@@ -1,0 +1,190 @@
+"""The Ray cluster that the work runs on: one that is there, or one started on this machine."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from neroli.errors import EngineError, InvalidInput
+from neroli.scale.blocks import BLOCK_SIZE
+
+_OBJECT_STORE_BYTES = 200 * 2**20
+"""Only the numbers of blocks go through it; images and activations stay on the file system."""
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anyone
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # on the terminal; errors are reported in neroli's words
+}
+_LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Despite its name it makes a local cluster listen on 127.0.0.1 alone on every system."""
+
+
+@dataclass(frozen=True)
+class RayOptions:
+    """How the work is run on Ray.
+
+    Attributes:
+        address: of a cluster that is running; None starts one on this machine and ends it after.
+        actors: processes that hold the model; None takes as many as fit.
+        actor_cpus: CPUs of each.
+        actor_gpus: GPUs of each; may be a fraction.
+        block_size: images that an actor is given at a time.
+        stall_after: seconds without a finished block after which the run ends.
+    """
+
+    address: str | None = None
+    actors: int | None = None
+    actor_cpus: int = 1
+    actor_gpus: float = 0.0
+    block_size: int = BLOCK_SIZE
+    stall_after: float = 600.0
+
+
+class RayCluster:
+    """A connection to Ray, made when it is first needed and ended with the context.
+
+    Args:
+        options: where, and how many actors.
+
+    Raises:
+        EngineError: if Ray is not installed.
+    """
+
+    def __init__(self, options: RayOptions) -> None:
+        self.options = options
+        if importlib.util.find_spec("ray") is None:
+            raise EngineError(
+                "--engine ray needs Ray: install neroli with its [ray] extra "
+                "(pip install 'neroli[ray]')."
+            )
+        self._ray: Any = None
+        self._to_end: Any = None
+
+    @property
+    def ray(self) -> Any:
+        """The module, connected.
+
+        Raises:
+            EngineError: if there is no such cluster, or it does not start.
+        """
+        if self._ray is None:
+            self._ray = self._connected()
+        return self._ray
+
+    def actors(self, blocks: int) -> int:
+        """How many actors to start for so many blocks.
+
+        Raises:
+            EngineError: if not one fits beside the CPU that is left for reading, or not as many as
+                were asked for.
+        """
+        options = self.options
+        nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+        room = actors_that_fit(nodes, options.actor_cpus, options.actor_gpus)
+        if room < (options.actors or 1):
+            raise EngineError(
+                f"{options.actors or 1} actors of {self._each()} do not fit on this cluster of "
+                f"{_said(_total(nodes))}, one CPU of which is left for reading: {room} do. Ask for "
+                "fewer or smaller ones, add nodes, or run with --engine local."
+            )
+        return min(options.actors or room, blocks)
+
+    def stalled(self, actors: int, done: int, blocks: int) -> EngineError:
+        """What to raise when no block was finished for too long."""
+        free = self.ray.available_resources()
+        return EngineError(
+            f"No block was finished for {self.options.stall_after:g} s, {done} of {blocks} are: "
+            f"{actors} actors of {self._each()} were asked for, and the cluster has "
+            f"{_said(self.ray.cluster_resources())}, of which {_said(free)} are free. If none is, "
+            "others use it or a worker hangs; if blocks merely take longer, raise --stall-after or "
+            "lower --block-size. Finished blocks are kept: the same command goes on."
+        )
+
+    def logs(self) -> str:
+        """Where Ray's own logs are."""
+        return str(self.ray._private.worker._global_node.get_logs_dir_path())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._to_end is not None:
+            self._to_end.shutdown()
+
+    def _connected(self) -> Any:
+        address = self.options.address
+        os.environ.update(_QUIET if address else _QUIET | _LOOPBACK_ONLY)
+        ray = importlib.import_module("ray")
+        importlib.import_module("ray.data")
+        for handler in logging.getLogger("ray.data").handlers:
+            if isinstance(handler, logging.StreamHandler):
+                handler.setLevel(logging.CRITICAL + 1)  # its log file has everything
+        if ray.is_initialized():
+            return ray
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+        search_path = os.environ.get("PYTHONPATH")
+        if address and search_path:  # a cluster started here inherits it
+            quiet["runtime_env"] = {"env_vars": {"PYTHONPATH": search_path}}
+        local = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
+        self._to_end = ray  # also what was only half started
+        try:
+            ray.init(**quiet, **({"address": address} if address else local))
+        except Exception as error:  # whatever Ray meets on the network or this machine
+            what = f"connect to the Ray cluster {address!r}" if address else "start Ray here"
+            raise EngineError(f"Cannot {what}: {' '.join(str(error).split())[:300]}") from None
+        return ray
+
+    def _each(self) -> str:
+        options = self.options
+        return _said({"CPU": options.actor_cpus, "GPU": options.actor_gpus})
+
+
+def actors_that_fit(
+    nodes: Iterable[Mapping[str, float]], actor_cpus: int, actor_gpus: float
+) -> int:
+    """How many actors fit on the nodes, with at least one CPU of the cluster left for reading.
+
+    Args:
+        nodes: of each its ``CPU`` and ``GPU``.
+        actor_cpus, actor_gpus: of one actor.
+
+    Raises:
+        InvalidInput: if an actor has no CPU or a negative number of GPUs.
+    """
+    if actor_cpus < 1 or actor_gpus < 0:
+        raise InvalidInput(
+            f"An actor must have 1 CPU or more and no negative number of GPUs, got {actor_cpus} "
+            f"and {actor_gpus:g}."
+        )
+    fit, cpus = 0, 0.0
+    for node in nodes:
+        here = int(node.get("CPU", 0) // actor_cpus)
+        if actor_gpus:
+            each = int(1 / actor_gpus + 1e-9) if actor_gpus < 1 else 1 / actor_gpus
+            here = min(here, int(node.get("GPU", 0) * each + 1e-9))
+        fit += here
+        cpus += node.get("CPU", 0)
+    return fit if cpus - fit * actor_cpus >= 1 else max(fit - 1, 0)
+
+
+def _total(nodes: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    total = {"CPU": 0.0, "GPU": 0.0}
+    for node in nodes:
+        for kind in total:
+            total[kind] += node.get(kind, 0)
+    return total
+
+
+def _said(resources: Mapping[str, float]) -> str:
+    gpus = resources.get("GPU", 0)
+    return f"{resources.get('CPU', 0):g} CPU" + (f" and {gpus:g} GPU" if gpus else "")
