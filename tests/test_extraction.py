@@ -13,7 +13,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from conftest import COLOUR_PREPROCESSING, random_activations, write_pictures
-from neroli import ActivationStore, Classifier, LinearHead, extract
+from neroli import ActivationStore, Classifier, LinearHead, extract, store_files
 from neroli import store as store_module
 from neroli.data.folders import ImageFolder
 from neroli.errors import ArtefactError, InvalidInput, NotEnoughImages
@@ -213,7 +213,7 @@ def test_a_full_disk_is_one_sentence(
     def full(*arguments: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store_module, "save_file", full)
+    monkeypatch.setattr(store_files, "save_file", full)
     with pytest.raises(ArtefactError, match="Cannot write.*No space left"):
         StoreWriter(tmp_path, head, "key")
 

@@ -23,9 +23,9 @@ from neroli.data.folders import ImageFiles
 from neroli.data.opening import open_images
 from neroli.data.pictures import Pictures
 from neroli.data.sources import Failure, ImageBatch, ImageLoader, ImageSource
-from neroli.errors import ArtefactError, InvalidInput, NotEnoughImages
+from neroli.errors import InvalidInput, NotEnoughImages
 from neroli.files import text_digest
-from neroli.store import ActivationStore, Origin, StoreWriter
+from neroli.store import ActivationStore, Origin, StoreWriter, finished
 from neroli.taps import NOTHING, Kept, Requirements
 
 IMAGE_BATCH = 64
@@ -109,7 +109,7 @@ def extract(
     find_head(classifier, source, requires)
     origin = Origin(classifier.weights_hash(), classifier.head_name, source.content)
     key = store_key(origin, classifier, source, requires.kept)
-    if (store := _finished(path, key)) is not None:
+    if (store := finished(path, key)) is not None:
         return store
     with StoreWriter(path, classifier.head, key, origin) as writer:
         for batch in stream(
@@ -136,7 +136,7 @@ def stored(
         kept: what it keeps beside features and logits.
     """
     origin = Origin(classifier.weights_hash(), classifier.head_name, source.content)
-    return _finished(path, store_key(origin, classifier, source, kept))
+    return finished(path, store_key(origin, classifier, source, kept))
 
 
 @contextmanager
@@ -270,15 +270,6 @@ def store_key(origin: Origin, classifier: Classifier, source: ImageSource, kept:
         "images": source.fingerprint or uuid.uuid4().hex,  # unknown images are never the same
     }
     return text_digest([json.dumps(parts, sort_keys=True)])
-
-
-def _finished(path: Path | str, key: str) -> ActivationStore | None:
-    """The complete store of this key, if there is one and it is whole."""
-    try:
-        store = ActivationStore(path)
-    except ArtefactError:
-        return None
-    return store if store.key == key else None
 
 
 def _collated(samples: list[Any]) -> tuple[Any, ...]:

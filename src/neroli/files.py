@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -85,6 +86,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise ArtefactError(f"Cannot write {str(path)!r}: {error}.") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def link(source: Path, path: Path) -> None:
+    """Make ``path`` the same file as ``source``, or a copy where a file cannot have two names.
+
+    Raises:
+        ArtefactError: if it cannot be written.
+    """
+    try:
+        os.link(source, path)
+    except OSError:  # another file system, or one without hard links
+        with atomic_path(path) as temporary:
+            shutil.copyfile(source, temporary)
 
 
 @contextmanager

@@ -1,59 +1,42 @@
 """ActivationStore: the activations of a data set on disk, written in shards and memory-mapped.
 
-A store is a folder: ``store.json`` says what it is of and whether it is complete,
-``head.safetensors`` holds the linear head, and every ``shard-NNNNNN.safetensors`` some rows of
-features, logits, labels, ids and content hashes. Each file is written atomically, so that a process
-killed at any moment leaves a store that the next run continues.
+A process killed at any moment leaves a store that the next run continues: see ``store_files`` for
+what is in its folder.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-import pydantic
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from neroli.activations import BATCH_SIZE, Activations
-from neroli.data.sources import Content, Failure, ImageBatch
-from neroli.errors import ArtefactError, InvalidInput
-from neroli.files import DIGEST_BYTES, atomic_path, is_free, locked
+from neroli.data.sources import Failure, ImageBatch
+from neroli.errors import ArtefactError
+from neroli.files import DIGEST_BYTES, is_free, link, locked
 from neroli.head import LinearHead
+from neroli.store_files import (
+    EXTRAS,
+    TAPS,
+    Column,
+    Origin,
+    Shard,
+    StoreManifest,
+    read_head,
+    read_manifest,
+    shard_path,
+    shard_paths,
+    write_head,
+)
 
-SCHEMA_VERSION = 1
+__all__ = ["ActivationStore", "Origin", "StoreWriter", "finished"]
+
 SHARD_ROWS = 1024
-_TAPS, _EXTRAS = "taps/", "extras/"
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Of which classifier a store is, and what its images' hashes are of."""
-
-    weights_hash: str
-    head_name: str
-    content: Content
-
-
-class _StoreManifest(pydantic.BaseModel):
-    """What ``store.json`` says."""
-
-    schema_version: int = SCHEMA_VERSION
-    key: str
-    origin: Origin | None
-    shards: int | None = None
-
-    @property
-    def complete(self) -> bool:
-        """Whether all shards were written; their number says so."""
-        return self.shards is not None
 
 
 class ActivationStore:
@@ -68,7 +51,7 @@ class ActivationStore:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        manifest = _read_manifest(self.path)
+        manifest = read_manifest(self.path)
         if manifest is None:
             raise ArtefactError(f"There is no activation store in {str(self.path)!r}.")
         if not manifest.complete:
@@ -78,20 +61,15 @@ class ActivationStore:
             )
         self.key = manifest.key
         self.origin = manifest.origin
-        try:
-            head = load_file(self.path / "head.safetensors")
-            self.head = LinearHead(head["weight"], head["bias"])
-        except (OSError, SafetensorError, KeyError, InvalidInput) as error:
+        self.head = read_head(self.path)
+        self.shards = [Shard(path) for path in shard_paths(self.path)]
+        if len(self.shards) != manifest.shards:
             raise ArtefactError(
-                f"The head of the store {str(self.path)!r} is damaged ({error}): delete the folder "
-                "and extract again."
-            ) from None
-        self._shards = [_Shard(path) for path in _shard_paths(self.path)]
-        if len(self._shards) != manifest.shards:
-            raise ArtefactError(
-                f"The store {str(self.path)!r} has {len(self._shards)} of its {manifest.shards} "
+                f"The store {str(self.path)!r} has {len(self.shards)} of its {manifest.shards} "
                 "shards: run the extraction again."
             )
+        self.ends = [shard.end + manifest.offset(i) for i, shard in enumerate(self.shards)]
+        """Positions in the image source behind the last image of every shard."""
 
     def __repr__(self) -> str:
         return (
@@ -100,7 +78,7 @@ class ActivationStore:
         )
 
     def __len__(self) -> int:
-        return sum(shard.rows for shard in self._shards)
+        return sum(shard.rows for shard in self.shards)
 
     @property
     def num_features(self) -> int:
@@ -112,57 +90,82 @@ class ActivationStore:
 
     @property
     def has_labels(self) -> bool:
-        return all("labels" in shard.names for shard in self._shards if shard.rows)
+        return all("labels" in shard.names for shard in self.shards if shard.rows)
 
     @property
     def failures(self) -> list[Failure]:
         """The images that could not be read while extracting."""
-        return [failure for shard in self._shards for failure in shard.failures]
+        return [failure for shard in self.shards for failure in shard.failures]
+
+    def columns(self) -> dict[str, Column]:
+        """Dtype and row shape of every column, by name; nothing of a store without rows.
+
+        Raises:
+            ArtefactError: if they are not the same in all shards.
+        """
+        found: dict[str, Column] = {}
+        for shard in self.shards:
+            if shard.rows:
+                columns = shard.columns()
+                if found and columns != found:
+                    raise ArtefactError(
+                        f"The shard {str(shard.path)!r} has other columns than those before it: "
+                        "delete its store and extract again."
+                    )
+                found = columns
+        return found
 
     def digests(self) -> Tensor:
         """Hashes of the images' contents in order, ``[N, 16]`` uint8."""
-        return torch.cat([shard.tensor("digests") for shard in self._shards if shard.rows])
+        return torch.cat([shard.tensor("digests") for shard in self.shards if shard.rows])
 
     def groups(self) -> Tensor | None:
         """Hashes of what the images belong to (a patient), ``[N, 16]`` uint8; None if unknown."""
-        shards = [shard for shard in self._shards if shard.rows]
+        shards = [shard for shard in self.shards if shard.rows]
         if not all("groups" in shard.names for shard in shards):
             return None
         return torch.cat([shard.tensor("groups") for shard in shards])
 
     def batches(self, batch_size: int = BATCH_SIZE) -> Iterator[Activations]:
         """All images in order, at most ``batch_size`` at a time, read from disk as they come."""
-        for shard in self._shards:
+        for shard in self.shards:
             if shard.rows:
                 yield from shard.activations().batches(batch_size)
 
     def load(self) -> Activations:
         """All images at once, in memory."""
-        return Activations.concatenate([s.activations() for s in self._shards if s.rows])
+        return Activations.concatenate([s.activations() for s in self.shards if s.rows])
 
 
 class StoreWriter:
     """Writes an ActivationStore shard by shard; a context manager.
 
-    If the folder holds a store of the same key, writing goes on behind its last whole shard; a
-    store of another key is replaced.
+    If the folder holds a store of the same key, writing goes on behind its last whole shard, unless
+    ``anew``; a store of another key is replaced.
 
     Args:
         path: the store's folder.
         head: the linear head of the classifier.
         key: what the activations are of: see ``neroli.extraction``.
         origin: of which classifier they are; None if of none that a guard could be made with.
+        anew: begin with an empty store whatever is there.
 
     Raises:
         ArtefactError: if the folder cannot be written to, or holds a store of a newer schema.
     """
 
     def __init__(
-        self, path: Path | str, head: LinearHead, key: str, origin: Origin | None = None
+        self,
+        path: Path | str,
+        head: LinearHead,
+        key: str,
+        origin: Origin | None = None,
+        *,
+        anew: bool = False,
     ) -> None:
         self.path = Path(path)
         self._head = head
-        self._manifest = _StoreManifest(key=key, origin=origin)
+        self._manifest = StoreManifest(key=key, origin=origin)
         self._pending: list[tuple[Activations, Tensor, Tensor | None]] = []
         self._failures: list[Failure] = []
         self._end = 0
@@ -173,8 +176,9 @@ class StoreWriter:
             )
         self._lock = ExitStack()
         self._lock.enter_context(locked(self.path, "store"))
-        found = _read_manifest(self.path, or_none=True)  # this folder is for writing to
-        if found is not None and found.key == key:
+        found = read_manifest(self.path, or_none=True)  # this folder is for writing to
+        if found is not None and found.key == key and not anew:
+            self._manifest.offsets = found.offsets
             self._write_manifest(complete=False)
             self._resume()
         else:
@@ -204,6 +208,22 @@ class StoreWriter:
         if sum(len(pending[0]) for pending in self._pending) + len(self._failures) >= SHARD_ROWS:
             self.flush()
 
+    def adopt(self, store: ActivationStore) -> None:
+        """Add all images of a complete store, as they are; the files are shared where they can be.
+
+        Args:
+            store: of the images that come next in the source.
+        """
+        self.flush()
+        before = [self._manifest.offset(number) for number in range(self._shards)]
+        ends = zip(store.ends, store.shards, strict=True)
+        self._manifest.offsets = [*before, *(self._end + end - s.end for end, s in ends)]
+        self._write_manifest(complete=False)  # before the shards that it is needed for
+        for shard in store.shards:
+            link(shard.path, shard_path(self.path, self._shards))
+            self._shards += 1
+        self._end += store.ends[-1] if store.ends else 0
+
     def flush(self) -> None:
         """Write what is pending as a shard."""
         if not self._pending and not self._failures:
@@ -215,24 +235,14 @@ class StoreWriter:
             activations = Activations.concatenate(parts)
             ids = activations.ids
             tensors = {"features": activations.features, "logits": activations.logits}
-            tensors |= {f"{_TAPS}{name}": value for name, value in activations.taps.items()}
-            tensors |= {f"{_EXTRAS}{name}": value for name, value in activations.extras.items()}
+            tensors |= {f"{TAPS}{name}": value for name, value in activations.taps.items()}
+            tensors |= {f"{EXTRAS}{name}": value for name, value in activations.extras.items()}
             tensors["digests"] = torch.cat(digests)
             if activations.labels is not None:
                 tensors["labels"] = activations.labels
             if all(group is not None for group in groups):
                 tensors["groups"] = torch.cat(groups)
-        header = {
-            "end": self._end,
-            "ids": ids,
-            "failures": [[failure.name, failure.reason] for failure in self._failures],
-        }
-        with atomic_path(self.path / f"shard-{self._shards:06d}.safetensors") as path:
-            save_file(
-                {name: tensor.contiguous() for name, tensor in tensors.items()},
-                path,
-                {"shard": json.dumps(header)},
-            )
+        Shard.write(shard_path(self.path, self._shards), tensors, self._end, ids, self._failures)
         self._shards += 1
         self._pending, self._failures = [], []
 
@@ -253,101 +263,36 @@ class StoreWriter:
     def _start(self) -> None:
         """Begin anew; no manifest says otherwise while shards of an older store are there."""
         (self.path / "store.json").unlink(missing_ok=True)
-        for path in _shard_paths(self.path):
+        for path in shard_paths(self.path):
             path.unlink()
-        with atomic_path(self.path / "head.safetensors") as path:
-            head = {"weight": self._head.weight, "bias": self._head.bias}
-            save_file({name: tensor.cpu().contiguous() for name, tensor in head.items()}, path)
+        write_head(self.path, self._head)
         self._write_manifest(complete=False)
 
     def _resume(self) -> None:
         whole = True
-        for number, path in enumerate(_shard_paths(self.path)):
+        for number, path in enumerate(shard_paths(self.path)):
             try:
-                shard = _Shard(path)
-                whole = whole and path.name == f"shard-{number:06d}.safetensors"
+                shard = Shard(path)
+                whole = whole and path.name == shard_path(self.path, number).name
             except ArtefactError:
                 whole = False
             if whole:
-                self._end, self._shards = shard.end, number + 1
+                self._end = shard.end + self._manifest.offset(number)
+                self._shards = number + 1
             else:  # damaged, or behind a damaged one
                 path.unlink()
+        self._manifest.offsets = self._manifest.offsets[: self._shards]
+        self._write_manifest(complete=False)
 
     def _write_manifest(self, *, complete: bool) -> None:
         self._manifest.shards = self._shards if complete else None
-        with atomic_path(self.path / "store.json") as path:
-            path.write_text(self._manifest.model_dump_json(indent=2))
+        self._manifest.write(self.path)
 
 
-class _Shard:
-    """One shard file: its size is known, everything else read when asked for."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        try:
-            with safe_open(path, "pt") as file:
-                self.names = frozenset(file.keys())
-                self.rows = file.get_slice("logits").get_shape()[0] if "logits" in self.names else 0
-            self.end: int = self._header()["end"]
-        except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
-            raise ArtefactError(
-                f"The shard {str(path)!r} is damaged ({error}): delete its store and extract again."
-            ) from None
-
-    @property
-    def failures(self) -> list[Failure]:
-        return [Failure(name, reason) for name, reason in self._header()["failures"]]
-
-    def tensor(self, name: str) -> Tensor:
-        with safe_open(self._path, "pt") as file:
-            tensor: Tensor = file.get_tensor(name)
-        return tensor
-
-    def activations(self) -> Activations:
-        """The rows of this shard, mapped from the file rather than read into memory."""
-        with safe_open(self._path, "pt") as file:
-            return Activations(
-                file.get_tensor("features"),
-                file.get_tensor("logits"),
-                file.get_tensor("labels") if "labels" in self.names else None,
-                self._header()["ids"],
-                *(
-                    {n.removeprefix(kind): file.get_tensor(n) for n in self._of(kind)}
-                    for kind in (_TAPS, _EXTRAS)
-                ),
-            )
-
-    def _of(self, kind: str) -> list[str]:
-        return sorted(name for name in self.names if name.startswith(kind))
-
-    def _header(self) -> dict[str, Any]:
-        with safe_open(self._path, "pt") as file:
-            header: dict[str, Any] = json.loads(file.metadata()["shard"])
-        return header
-
-
-def _shard_paths(folder: Path) -> list[Path]:
-    return sorted(folder.glob("shard-*.safetensors"))
-
-
-def _read_manifest(folder: Path, *, or_none: bool = False) -> _StoreManifest | None:
-    """What ``store.json`` says; None if there is none, or, if so asked, if it is damaged."""
-    path = folder / "store.json"
+def finished(path: Path | str, key: str) -> ActivationStore | None:
+    """The complete store of this key, if there is one and it is whole."""
     try:
-        manifest = _StoreManifest.model_validate_json(path.read_text())
-    except (FileNotFoundError, NotADirectoryError):
+        store = ActivationStore(path)
+    except ArtefactError:
         return None
-    except OSError as error:
-        raise ArtefactError(f"Cannot read {str(path)!r}: {error.strerror}.") from None
-    except ValueError:
-        if or_none:
-            return None
-        raise ArtefactError(
-            f"{str(path)!r} is damaged: delete the folder and extract again."
-        ) from None
-    if manifest.schema_version > SCHEMA_VERSION:
-        raise ArtefactError(
-            f"The store {str(folder)!r} has schema {manifest.schema_version}, newer than the "
-            f"{SCHEMA_VERSION} this neroli reads: upgrade neroli."
-        )
-    return manifest
+    return store if store.key == key else None

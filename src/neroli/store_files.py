@@ -1,0 +1,219 @@
+"""The files of an activation store: its manifest, its head, and shards of rows.
+
+``store.json`` says what a store is of and whether it is complete, ``head.safetensors`` holds the
+linear head, and every ``shard-NNNNNN.safetensors`` some rows of features, logits, labels, ids and
+content hashes. Each file is written atomically and carries a checksum of what it holds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pydantic
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from neroli.activations import Activations
+from neroli.data.sources import Content, Failure
+from neroli.errors import ArtefactError, InvalidInput
+from neroli.files import atomic_path, digest, tensors_digest
+from neroli.head import LinearHead
+
+SCHEMA_VERSION = 1
+TAPS, EXTRAS = "taps/", "extras/"
+
+Column = tuple[str, tuple[int, ...]]
+"""The dtype of a column, as safetensors names it, and the shape of one row."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Of which classifier a store is, and what its images' hashes are of."""
+
+    weights_hash: str
+    head_name: str
+    content: Content
+
+
+class StoreManifest(pydantic.BaseModel):
+    """What ``store.json`` says.
+
+    Attributes:
+        offsets: of shards joined from other stores, what to add to the position each says it ends
+            at; those behind them need nothing added.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    key: str
+    origin: Origin | None
+    shards: int | None = None
+    offsets: list[int] = []
+
+    @property
+    def complete(self) -> bool:
+        """Whether all shards were written; their number says so."""
+        return self.shards is not None
+
+    def offset(self, shard: int) -> int:
+        """What to add to the position that a shard says it ends at."""
+        return self.offsets[shard] if shard < len(self.offsets) else 0
+
+    def write(self, folder: Path) -> None:
+        """Put it in a store's folder, atomically."""
+        with atomic_path(folder / "store.json") as path:
+            path.write_text(self.model_dump_json(indent=2))
+
+
+class Shard:
+    """One shard file: its size is known, everything else read when asked for.
+
+    Raises:
+        ArtefactError: if it is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with safe_open(path, "pt") as file:
+                self.names = frozenset(file.keys())
+                self.rows = file.get_slice("logits").get_shape()[0] if "logits" in self.names else 0
+            self.end: int = self._header()["end"]
+        except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
+            raise ArtefactError(
+                f"The shard {str(path)!r} is damaged ({error}): delete its store and extract again."
+            ) from None
+
+    @staticmethod
+    def write(
+        path: Path,
+        tensors: Mapping[str, Tensor],
+        end: int,
+        ids: Sequence[str] | None,
+        failures: Sequence[Failure],
+    ) -> None:
+        """Write a shard, atomically.
+
+        Args:
+            path: its file.
+            tensors: its columns by name, each with as many rows.
+            end: position in the image source behind its last image.
+            ids: names of the images, if known.
+            failures: the images among them that could not be read.
+        """
+        named = [[failure.name, failure.reason] for failure in failures]
+        header = json.dumps({"end": end, "ids": ids, "failures": named})
+        written = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        with atomic_path(path) as temporary:
+            save_file(written, temporary, {"shard": header, "checksum": _checksum(header, written)})
+
+    @property
+    def failures(self) -> list[Failure]:
+        return [Failure(name, reason) for name, reason in self._header()["failures"]]
+
+    def columns(self) -> dict[str, Column]:
+        """Dtype and row shape of every column, by name."""
+        with safe_open(self.path, "pt") as file:
+            slices = {name: file.get_slice(name) for name in sorted(self.names)}
+            return {n: (s.get_dtype(), tuple(s.get_shape()[1:])) for n, s in slices.items()}
+
+    def tensor(self, name: str) -> Tensor:
+        with safe_open(self.path, "pt") as file:
+            tensor: Tensor = file.get_tensor(name)
+        return tensor
+
+    def activations(self) -> Activations:
+        """The rows of this shard, mapped from the file rather than read into memory."""
+        with safe_open(self.path, "pt") as file:
+            return Activations(
+                file.get_tensor("features"),
+                file.get_tensor("logits"),
+                file.get_tensor("labels") if "labels" in self.names else None,
+                self._header()["ids"],
+                *(
+                    {n.removeprefix(kind): file.get_tensor(n) for n in self._of(kind)}
+                    for kind in (TAPS, EXTRAS)
+                ),
+            )
+
+    def is_unchanged(self) -> bool | None:
+        """Whether all its bytes are as they were written; None if it has no checksum to tell by."""
+        with safe_open(self.path, "pt") as file:
+            said = file.metadata()
+            if "checksum" not in said:
+                return None
+            tensors = {name: file.get_tensor(name) for name in self.names}
+        return bool(_checksum(said["shard"], tensors) == said["checksum"])
+
+    def _of(self, kind: str) -> list[str]:
+        return sorted(name for name in self.names if name.startswith(kind))
+
+    def _header(self) -> dict[str, Any]:
+        with safe_open(self.path, "pt") as file:
+            header: dict[str, Any] = json.loads(file.metadata()["shard"])
+        return header
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    """Where a shard of a store is, counted from 0."""
+    return folder / f"shard-{number:06d}.safetensors"
+
+
+def shard_paths(folder: Path) -> list[Path]:
+    """The shards that are in a store's folder, in order."""
+    return sorted(folder.glob("shard-*.safetensors"))
+
+
+def write_head(folder: Path, head: LinearHead) -> None:
+    """Put the linear head in a store's folder, atomically."""
+    tensors = {"weight": head.weight.cpu().contiguous(), "bias": head.bias.cpu().contiguous()}
+    with atomic_path(folder / "head.safetensors") as path:
+        save_file(tensors, path)
+
+
+def read_head(folder: Path) -> LinearHead:
+    """The linear head of a store.
+
+    Raises:
+        ArtefactError: if it is damaged or missing.
+    """
+    try:
+        head = load_file(folder / "head.safetensors")
+        return LinearHead(head["weight"], head["bias"])
+    except (OSError, SafetensorError, KeyError, InvalidInput) as error:
+        raise ArtefactError(
+            f"The head of the store {str(folder)!r} is damaged ({error}): delete the folder "
+            "and extract again."
+        ) from None
+
+
+def read_manifest(folder: Path, *, or_none: bool = False) -> StoreManifest | None:
+    """What ``store.json`` says; None if there is none, or, if so asked, if it is damaged."""
+    path = folder / "store.json"
+    try:
+        manifest = StoreManifest.model_validate_json(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise ArtefactError(f"Cannot read {str(path)!r}: {error.strerror}.") from None
+    except ValueError:
+        if or_none:
+            return None
+        raise ArtefactError(
+            f"{str(path)!r} is damaged: delete the folder and extract again."
+        ) from None
+    if manifest.schema_version > SCHEMA_VERSION:
+        raise ArtefactError(
+            f"The store {str(folder)!r} has schema {manifest.schema_version}, newer than the "
+            f"{SCHEMA_VERSION} this neroli reads: upgrade neroli."
+        )
+    return manifest
+
+
+def _checksum(header: str, tensors: Mapping[str, Tensor]) -> str:
+    """The hash of all that a shard holds."""
+    return digest(header.encode(), tensors_digest(tensors).encode()).hex()
