@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from neroli.benchmark.images import BenchmarkImages, benchmark_images
 from neroli.benchmark.model import classifier_of
+from neroli.benchmark.runner import Options, evenly, sets_of
 from neroli.benchmark.suite import Suite, read_suite
 from neroli.classifier import Classifier
 from neroli.data.pictures import Pictures
@@ -33,20 +34,6 @@ def seconds(job: Callable[[], object]) -> float:
     start = time.perf_counter()
     job()
     return time.perf_counter() - start
-
-
-def some(pictures: Pictures, limit: int | None) -> Pictures:
-    count = len(pictures)
-    if limit is None or count <= limit:
-        return pictures
-    return pictures.subset([position * count // limit for position in range(limit)])
-
-
-def sets_of(images: BenchmarkImages, limit: int | None) -> dict[str, Pictures]:
-    inside = {"train": images.train, "calibration": images.calibration, "test": images.test}
-    every = {name: pictures for name, pictures in inside.items() if pictures is not None}
-    every |= {each.name: each.images for each in images.ood}
-    return {name: some(pictures, limit) for name, pictures in every.items()}
 
 
 def batches(pictures: Pictures, classifier: Classifier) -> Iterator[tuple[Tensor, Tensor | None]]:
@@ -116,8 +103,8 @@ if __name__ == "__main__":
     parser.add_argument("--theirs", type=int, default=5)
     options = parser.parse_args()
     images, classifier = loaded(read_suite(options.suite), shared_data())
-    sets = sets_of(images, options.limit)
-    forward({"some": some(sets["test"], 64)}, classifier)  # warm
+    sets = sets_of(images, classifier, Options(limit=options.limit))
+    forward({"some": evenly(sets["test"], 64)}, classifier)  # warm
     count = 0
 
     def once() -> None:

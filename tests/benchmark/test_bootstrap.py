@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from neroli import metrics
-from neroli.benchmark.bootstrap import Resampled, Resamples, auroc_between, estimate
+from neroli.benchmark.bootstrap import Resampled, Resamples, estimate
 from neroli.errors import InvalidInput
 
 CASES = np.random.default_rng(0)
@@ -139,18 +139,6 @@ def test_intervals_cover_the_true_values_about_as_often_as_they_say(
         ]
     # 160 of 200 in the limit, give or take 6; the quantile of 300 images is biased a little.
     assert (covered > 138).all() and (covered < 182).all()
-
-
-def test_training_and_test_images_are_told_apart_only_where_they_differ(
-    draw: np.random.Generator,
-) -> None:
-    train, test = draw.normal(size=400), draw.normal(size=300)
-    alike = auroc_between(train, test, resamples=300)
-    assert alike.value == metrics.auroc(train, test) and alike.low < 0.5 < alike.high
-    memorised = auroc_between(train, test + 0.5, resamples=300)
-    assert 0.5 < memorised.low < memorised.value < memorised.high
-    slow = metrics.interval(metrics.auroc, train, test + 0.5, resamples=300)
-    assert (memorised.low, memorised.high) == pytest.approx((slow.low, slow.high), abs=0.01)
 
 
 def test_tensors_and_lists_are_the_same_as_arrays() -> None:

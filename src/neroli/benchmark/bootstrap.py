@@ -151,30 +151,6 @@ def estimate(value: float, resampled: NDArray[np.float64], level: float = 0.95) 
     return Estimate(value=value, low=float(low), high=float(high))
 
 
-def auroc_between(
-    train_scores: ArrayLike, test_scores: ArrayLike, *, resamples: int = 1000, seed: int = 0
-) -> Estimate:
-    """The chance that a test image scores higher than a training image, with its interval.
-
-    A half where the detector cannot tell whether it was trained on an ID image. For many detectors
-    on the same images, :class:`Resamples` draws once.
-
-    Args:
-        train_scores: ``[N]``, higher = more OOD.
-        test_scores: ``[M]``.
-        resamples: number of bootstrap resamples, training and test images drawn apart.
-        seed: of the drawing.
-
-    Raises:
-        InvalidInput: for scores that no metric takes, or ``resamples`` or ``seed`` out of range.
-    """
-    train = metrics.checked_scores("Training", train_scores)
-    test = metrics.checked_scores("Test", test_scores)
-    drawn = Resamples(len(train), {"test": len(test)}, resamples=resamples, seed=seed)
-    resampled = drawn.evaluate(train, {"test": test})
-    return estimate(resampled.auroc_value["test"], resampled.auroc["test"])
-
-
 def _weights(count: int, resamples: int, seed: list[int]) -> NDArray[np.uint8]:
     """How often each image is in each resample; more than 255 times is out of the question."""
     draw = np.random.default_rng(seed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +30,7 @@ from neroli.benchmark.stores import OOD, Stores, extract_all, labelled, runnable
 from neroli.benchmark.suite import Suite
 from neroli.benchmark.summary import rows_of
 from neroli.benchmark.tables import write_tables
-from neroli.benchmark.thresholds import ON_CALIBRATION, ON_HALVES, flagged
+from neroli.benchmark.thresholds import ON_CALIBRATION, ON_HALVES, Flagged, flagged
 from neroli.calibration import Promise
 from neroli.classifier import Classifier
 from neroli.data.named.sets import Nearness
@@ -117,12 +117,21 @@ def run(
                 f"No detector could be used: {failures[0].label} {failures[0].reason}"
             )
         say("Comparing ...")
+        shares = {
+            entry.label: flagged(
+                scores[entry.label],
+                stores,
+                options.promise,
+                learning_half(entry.detector, stores),
+            )
+            for entry in entries
+        }
         rows = rows_of(
             entries,
             scores,
+            shares,
             stores,
             nearness,
-            options.promise,
             resamples=options.resamples,
             seed=suite.seed,
         )
@@ -161,8 +170,7 @@ def run(
             forward=stores.forward,
         )
         write_tables(out, results)
-        curves = _curves(entries, scores, stores, options.promise)
-        write_bench_report(out / REPORT, results, curves, galleries)
+        write_bench_report(out / REPORT, results, _curves(scores, shares, stores), galleries)
     return results
 
 
@@ -183,7 +191,7 @@ def _prepared(
     """The detectors that can be run, those that cannot, and the activations of all sets."""
     chosen = suite if options.detectors is None else suite.with_detectors(options.detectors)
     entries, failures = entries_of(chosen.rows(), suite.model.layers)
-    sets = _pictures(images, classifier, options)
+    sets = sets_of(images, classifier, options)
     entries, lacking = runnable(entries, classifier, sets["train"])
     if not entries:
         reason = next((each.reason for each in (*lacking, *failures)), "none was chosen")
@@ -200,7 +208,7 @@ def _prepared(
     return entries, [*failures, *lacking], stores
 
 
-def _pictures(
+def sets_of(
     images: BenchmarkImages, classifier: Classifier, options: Options
 ) -> dict[str, Pictures]:
     """All sets by name: ID ones with labels, OOD ones without."""
@@ -211,10 +219,10 @@ def _pictures(
         if pictures is not None
     }
     sets |= {OOD + each.name: each.images.unlabelled() for each in images.ood}
-    return {name: _some(pictures, options.limit) for name, pictures in sets.items()}
+    return {name: evenly(pictures, options.limit) for name, pictures in sets.items()}
 
 
-def _some(pictures: Pictures, limit: int | None) -> Pictures:
+def evenly(pictures: Pictures, limit: int | None) -> Pictures:
     """At most so many pictures, evenly spread."""
     if limit is None or len(pictures) <= limit:
         return pictures
@@ -264,15 +272,14 @@ def _duplicates(stores: Stores) -> list[Duplicates]:
 
 
 def _curves(
-    entries: Sequence[Entry], scores: dict[str, Scores], stores: Stores, promise: Promise
+    scores: Mapping[str, Scores], flagged: Mapping[str, Flagged | None], stores: Stores
 ) -> dict[str, dict[str, Curves]]:
     curves = {}
-    for entry in entries:
-        own = scores[entry.label]
-        shares = flagged(own, stores, promise, learning_half(entry.detector, stores))
+    for label, shares in flagged.items():
+        own = scores[label]
         threshold = None if shares is None else shares.threshold
         inside = own.sets["test"].numpy()
-        curves[entry.label] = {
+        curves[label] = {
             name: Curves.of(inside, own.sets[OOD + name].numpy(), threshold) for name in stores.ood
         }
     return curves

@@ -10,13 +10,11 @@ from numpy.typing import NDArray
 from neroli import metrics
 from neroli.benchmark.bootstrap import Resampled, Resamples, estimate
 from neroli.benchmark.entries import Entry
-from neroli.benchmark.measuring import learning_half
 from neroli.benchmark.ranking import mean_ranks
 from neroli.benchmark.results import Estimate, Mean, OnSet, Row
 from neroli.benchmark.scores import Scores
 from neroli.benchmark.stores import OOD, Stores
-from neroli.benchmark.thresholds import flagged
-from neroli.calibration import Promise
+from neroli.benchmark.thresholds import Flagged
 from neroli.data.named.sets import Nearness
 
 MEMORISES = 0.05
@@ -28,9 +26,9 @@ FEW = 30
 def rows_of(
     entries: Sequence[Entry],
     scores: Mapping[str, Scores],
+    flagged: Mapping[str, Flagged | None],
     stores: Stores,
     nearness: Mapping[str, Nearness | None],
-    promise: Promise,
     *,
     resamples: int,
     seed: int,
@@ -40,9 +38,9 @@ def rows_of(
     Args:
         entries: the detectors that have scores.
         scores: theirs, by label.
+        flagged: what each flags, by label; None if that cannot be said.
         stores: of the sets.
         nearness: of every OOD set.
-        promise: of the thresholds.
         resamples: of the bootstrap.
         seed: of it.
     """
@@ -63,7 +61,7 @@ def rows_of(
     rows = []
     for entry, rank in zip(entries, mean_ranks(np.array(points)).tolist(), strict=True):
         own, mine = scores[entry.label], found[entry.label]
-        shares = flagged(own, stores, promise, learning_half(entry.detector, stores))
+        shares = flagged[entry.label]
         outside = {} if shares is None else shares.outside
         told = seen.evaluate(own.sets["train"].numpy(), {"test": own.sets["test"].numpy()})
         train_test = estimate(told.auroc_value["test"], told.auroc["test"])

@@ -13,8 +13,13 @@ from neroli.cli.common import (
     EXIT_CODES,
     SOME_UNREADABLE,
     BatchSize,
+    ClassMap,
+    Crop,
     Device,
+    Interpolation,
     Json,
+    PerChannel,
+    Resize,
     emit,
     preprocessing_with,
     reported,
@@ -57,18 +62,12 @@ def bench(
         list[str] | None,
         typer.Option(help="Images of other things, near=PATH or far=PATH; may be repeated."),
     ] = None,
-    class_map: Annotated[
-        Path | None, typer.Option(help="JSON file: folder or label to class index or name.")
-    ] = None,
-    resize: Annotated[
-        str | None, typer.Option(help="Pixels of the shorter side, or HEIGHTxWIDTH.")
-    ] = None,
-    crop: Annotated[str | None, typer.Option(help="Pixels cut from the centre.")] = None,
-    mean: Annotated[str | None, typer.Option(help="Per channel, of values in 0..1.")] = None,
-    std: Annotated[str | None, typer.Option(help="Per channel, of values in 0..1.")] = None,
-    interpolation: Annotated[
-        str | None, typer.Option(help="Of resizing: nearest, bilinear, bicubic or lanczos.")
-    ] = None,
+    class_map: ClassMap = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    mean: PerChannel = None,
+    std: PerChannel = None,
+    interpolation: Interpolation = None,
     detectors: Annotated[
         str | None,
         typer.Option(

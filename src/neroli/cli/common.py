@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -32,6 +33,15 @@ GroupColumn = Annotated[
     typer.Option(help="Of a table: patients or procedures, if known. [default: group]"),
 ]
 Every = Annotated[int, typer.Option(min=1, help="Of a video: take every n-th frame.")]
+ClassMap = Annotated[
+    Path | None, typer.Option(help="JSON file: folder or label to class index or name.")
+]
+Resize = Annotated[str | None, typer.Option(help="Pixels of the shorter side, or HEIGHTxWIDTH.")]
+Crop = Annotated[str | None, typer.Option(help="Pixels cut from the centre.")]
+PerChannel = Annotated[str | None, typer.Option(help="Per channel, of values in 0..1.")]
+Interpolation = Annotated[
+    str | None, typer.Option(help="Of resizing: nearest, bilinear, bicubic or lanczos.")
+]
 
 
 @contextmanager

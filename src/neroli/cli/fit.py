@@ -17,12 +17,17 @@ from neroli.cli.common import (
     EXIT_CODES,
     SOME_UNREADABLE,
     BatchSize,
+    ClassMap,
+    Crop,
     Device,
     Every,
     GroupColumn,
+    Interpolation,
     Json,
     LabelColumn,
     PathColumn,
+    PerChannel,
+    Resize,
     columns_named,
     emit,
     list_unreadable,
@@ -70,18 +75,12 @@ def fit(
     per_class: Annotated[
         bool, typer.Option("--per-class", help="A threshold for every class with enough images.")
     ] = False,
-    class_map: Annotated[
-        Path | None, typer.Option(help="JSON file: folder or label to class index or name.")
-    ] = None,
-    resize: Annotated[
-        str | None, typer.Option(help="Pixels of the shorter side, or HEIGHTxWIDTH.")
-    ] = None,
-    crop: Annotated[str | None, typer.Option(help="Pixels cut from the centre.")] = None,
-    mean: Annotated[str | None, typer.Option(help="Per channel, of values in 0..1.")] = None,
-    std: Annotated[str | None, typer.Option(help="Per channel, of values in 0..1.")] = None,
-    interpolation: Annotated[
-        str | None, typer.Option(help="Of resizing: nearest, bilinear, bicubic or lanczos.")
-    ] = None,
+    class_map: ClassMap = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    mean: PerChannel = None,
+    std: PerChannel = None,
+    interpolation: Interpolation = None,
     path_column: PathColumn = None,
     label_column: LabelColumn = None,
     group_column: GroupColumn = None,
