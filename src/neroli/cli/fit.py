@@ -20,6 +20,7 @@ from neroli.cli.common import (
     ClassMap,
     Crop,
     Device,
+    Engine,
     Every,
     GroupColumn,
     Interpolation,
@@ -33,6 +34,16 @@ from neroli.cli.common import (
     list_unreadable,
     preprocessing_with,
     reported,
+)
+from neroli.cli.engines import (
+    ActorCpus,
+    ActorGpus,
+    Actors,
+    Address,
+    BlockSize,
+    StallAfter,
+    own_device,
+    ray_cluster,
 )
 
 
@@ -105,13 +116,20 @@ def fit(
     ] = False,
     batch_size: BatchSize = 64,
     device: Device = "cpu",
+    engine: Engine = "local",
+    address: Address = None,
+    actors: Actors = None,
+    actor_cpus: ActorCpus = None,
+    actor_gpus: ActorGpus = None,
+    block_size: BlockSize = None,
+    stall_after: StallAfter = None,
     as_json: Json = False,
 ) -> None:
     """Fit a detector on a classifier's training images and calibrate its threshold.
 
     Interrupted, the same command goes on where it stopped.
     """
-    with reported(as_json):
+    with reported(as_json), contextlib.ExitStack() as stack:
         from neroli.artefact import free_folder
         from neroli.calibration import Promise
         from neroli.data.opening import open_images
@@ -125,18 +143,30 @@ def fit(
         promise = Promise(false_alarm_rate, guarantee, confidence, per_class)  # type: ignore[arg-type]
         out = out.resolve()
         replaces = (free_folder(out) / "manifest.json").exists()
+        cluster = ray_cluster(
+            engine,
+            device,
+            address=address,
+            actors=actors,
+            actor_cpus=actor_cpus,
+            actor_gpus=actor_gpus,
+            block_size=block_size,
+            stall_after=stall_after,
+        )
+        if cluster is not None:
+            from neroli.scale.ray_engine import RayExtractor
         columns = columns_named(path_column, label_column, group_column)
         training, held_out = (
             open_images(path, columns=columns, every=every) for path in (train, calibration)
         )
         if held_out.size is not None:
             promise.rank(held_out.size)  # too few images are better said before the work
-        classifier = load_classifier(model, weights, head=head, device=device)
+        classifier = load_classifier(model, weights, head=head, device=own_device(cluster, device))
         chosen = create(detector, **_settings(detector, setting or ()))  # the model may register it
         classifier.preprocessing = preprocessing_with(
             classifier.preprocessing, resize, crop, mean, std, interpolation
         )
-        match = None
+        match, opened = None, training
         if isinstance(training, Pictures):
             training, match = with_classes(classifier, training, class_map)
         if classifier.class_names is None and match is not None:
@@ -144,6 +174,12 @@ def fit(
         guard = Guard(classifier, chosen)
         guard.model_source = model_source(model, weights, out)
         kept = store or out.with_name(f"{out.name}.partial")
+        if cluster is not None:
+            stack.enter_context(cluster)
+            extract = RayExtractor(
+                classifier, cluster, model, weights, device, columns, batch_size
+            ).extract
+            extract(train, opened, training, kept / "training", chosen.requires_to_fit)
         with warnings.catch_warnings():
             # what the guard itself says of the images is said below, once
             warnings.filterwarnings("ignore", category=NeroliWarning, module=re.escape(__name__))
@@ -162,6 +198,9 @@ def fit(
             )
         if agreement is not None and agreement.is_doubtful:
             print(f"neroli: warning: {agreement}", file=sys.stderr)
+        if cluster is not None:
+            images = guard.held_out_source(held_out)
+            extract(calibration, held_out, images, kept / "calibration", chosen.requires)
         guard.calibrate(
             held_out,
             false_alarm_rate,
