@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import logging
 import os
+import socket
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,10 +19,13 @@ from neroli.scale.blocks import BLOCK_SIZE
 
 _OBJECT_STORE_BYTES = 200 * 2**20
 """Only the numbers of blocks go through it; images and activations stay on the file system."""
-_QUIET = {
+_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anyone
-    "RAY_BACKEND_LOG_LEVEL": "fatal",  # on the terminal; errors are reported in neroli's words
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # what still runs after the end must not start Ray again
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # no messages among neroli's own on standard output
 }
+_CONNECT_WITHIN = 10.0
+"""Seconds."""
 _LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Despite its name it makes a local cluster listen on 127.0.0.1 alone on every system."""
 
@@ -90,9 +94,9 @@ class RayCluster:
         room = actors_that_fit(nodes, options.actor_cpus, options.actor_gpus)
         if room < (options.actors or 1):
             raise EngineError(
-                f"{options.actors or 1} actors of {self._each()} do not fit on this cluster of "
-                f"{_said(_total(nodes))}, one CPU of which is left for reading: {room} do. Ask for "
-                "fewer or smaller ones, add nodes, or run with --engine local."
+                f"{self._asked(options.actors or 1)} asked for, but {room or 'none'} can be had: "
+                f"the cluster has {_said(_total(nodes))}, one CPU of which is left for reading. "
+                "Ask for fewer or smaller actors, add nodes, or run with --engine local."
             )
         return min(options.actors or room, blocks)
 
@@ -101,10 +105,10 @@ class RayCluster:
         free = self.ray.available_resources()
         return EngineError(
             f"No block was finished for {self.options.stall_after:g} s, {done} of {blocks} are: "
-            f"{actors} actors of {self._each()} were asked for, and the cluster has "
-            f"{_said(self.ray.cluster_resources())}, of which {_said(free)} are free. If none is, "
-            "others use it or a worker hangs; if blocks merely take longer, raise --stall-after or "
-            "lower --block-size. Finished blocks are kept: the same command goes on."
+            f"{self._asked(actors)} asked for, and the cluster has "
+            f"{_said(self.ray.cluster_resources())}, free {_said(free)}. Others may use it, or an "
+            "actor hangs; if blocks merely take longer, raise --stall-after or lower --block-size. "
+            "Finished blocks are kept: the same command goes on."
         )
 
     def logs(self) -> str:
@@ -125,7 +129,8 @@ class RayCluster:
 
     def _connected(self) -> Any:
         address = self.options.address
-        os.environ.update(_QUIET if address else _QUIET | _LOOPBACK_ONLY)
+        os.environ.update(_SETTINGS if address else _SETTINGS | _LOOPBACK_ONLY)
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ part writes to stderr
         ray = importlib.import_module("ray")
         importlib.import_module("ray.data")
         for handler in logging.getLogger("ray.data").handlers:
@@ -133,6 +138,8 @@ class RayCluster:
                 handler.setLevel(logging.CRITICAL + 1)  # its log file has everything
         if ray.is_initialized():
             return ray
+        if address:
+            _check_reachable(address, ray)
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
         search_path = os.environ.get("PYTHONPATH")
         if address and search_path:  # a cluster started here inherits it
@@ -147,9 +154,26 @@ class RayCluster:
             raise EngineError(f"Cannot {what}: {' '.join(str(error).split())[:300]}") from None
         return ray
 
-    def _each(self) -> str:
-        options = self.options
-        return _said({"CPU": options.actor_cpus, "GPU": options.actor_gpus})
+    def _asked(self, actors: int) -> str:
+        """How a sentence about actors begins."""
+        each = _said({"CPU": self.options.actor_cpus, "GPU": self.options.actor_gpus})
+        return f"1 actor of {each} was" if actors == 1 else f"{actors} actors of {each} were"
+
+
+def _check_reachable(address: str, ray: Any) -> None:
+    """Raise EngineError if nothing listens at HOST:PORT, which Ray itself would wait for."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        return
+    if host in ("localhost", "127.0.0.1"):
+        host = ray.util.get_node_ip_address()  # as Ray takes it
+    try:
+        socket.create_connection((host, int(port)), _CONNECT_WITHIN).close()
+    except (OSError, OverflowError) as error:
+        raise EngineError(
+            f"There is no Ray cluster at {address!r} ({error}): start one with `ray start --head`, "
+            "or leave --address out."
+        ) from None
 
 
 @contextlib.contextmanager

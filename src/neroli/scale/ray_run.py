@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from neroli.errors import EngineError
+from neroli.errors import EngineError, NeroliWarning
 from neroli.extraction import progress_bar
 from neroli.scale.ray_cluster import RayCluster
 from neroli.scale.ray_work import Actor, Work
@@ -44,6 +45,13 @@ def run(work: Work, cluster: RayCluster, *, progress: bool | None = None) -> Non
         for row in rows:
             if row["error"]:
                 raise EngineError(row["error"])
+            if row["died"]:
+                warnings.warn(
+                    f"The process that worked on block {row['block']} died on {row['died']}; "
+                    "another one finished it.",
+                    NeroliWarning,
+                    stacklevel=2,
+                )
             left.remove(row["block"])
             advance(images())
 
@@ -65,7 +73,8 @@ def _rows(
     dataset.context.enable_progress_bars = False
     dataset.context.enable_operator_progress_bars = False
     try:
-        yield from dataset.iter_rows()
+        for batch in dataset.iter_batches(batch_size=1, prefetch_batches=0, batch_format="numpy"):
+            yield {name: column.tolist()[0] for name, column in batch.items()}
     except ray.exceptions.RayError as error:
         raise EngineError(
             f"The work on Ray failed: {' '.join(str(error).split())[:300]} Ray's logs are in "

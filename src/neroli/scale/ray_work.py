@@ -187,37 +187,41 @@ class Actor:
     search_path: Sequence[str]
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """A row that says which block was finished, or what went wrong with it."""
+        """A row that says of a block what went wrong, if anything, and where processes died."""
         number, machine = int(row["block"]), platform.node()
-        tries = self.work.folder / f"{number:06d}.tries"
+        images = self.work.blocks[number]
+        named = f"Block {number} (images {images.start} to {images.stop - 1})"
+        died, wrong = "", ""
         try:
             check_shared(machine, self.work.folder)
-            with tries.open("a+") as file:
-                file.write(f"{machine}\n")
-                file.seek(0)
-                earlier = file.read().split()[:-1]
+            earlier = self._tried(number, machine)
+            died = ", ".join(earlier)
             if len(earlier) >= _TRIES:
                 raise EngineError(
-                    f"{self._named(number)} was tried {len(earlier)} times, on "
-                    f"{', '.join(sorted(set(earlier)))}, and the process died each time: perhaps "
-                    "for want of memory (lower --batch-size)."
+                    f"{named} was tried {len(earlier)} times, and each time the process died, on "
+                    f"{died}: perhaps for want of memory (lower --batch-size)."
                 )
             self._run(number)
+            self._tries(number).unlink(missing_ok=True)
         except NeroliError as error:
-            return {"block": number, "error": str(error)}
+            wrong = str(error)
         except Exception as error:
             where = traceback.extract_tb(error.__traceback__)[-1]
-            return {
-                "block": number,
-                "error": f"{self._named(number)} failed on {machine!r} with "
-                f"{type(error).__name__}: {error} ({where.filename}, line {where.lineno}).",
-            }
-        tries.unlink(missing_ok=True)
-        return {"block": number, "error": ""}
+            wrong = (
+                f"{named} failed on {machine!r} with {type(error).__name__}: {error} "
+                f"({where.filename}, line {where.lineno})."
+            )
+        return {"block": number, "error": wrong, "died": died}
 
-    def _named(self, number: int) -> str:
-        images = self.work.blocks[number]
-        return f"Block {number} (images {images.start} to {images.stop - 1})"
+    def _tried(self, number: int, machine: str) -> list[str]:
+        """The machines on which this block was begun before, noting that it now is on this one."""
+        with self._tries(number).open("a+") as file:
+            file.write(f"{machine}\n")
+            file.seek(0)
+            return file.read().splitlines()[:-1]
+
+    def _tries(self, number: int) -> Path:
+        return self.work.folder / f"{number:06d}.tries"
 
     @cached_property
     def _run(self) -> Callable[[int], None]:

@@ -19,23 +19,29 @@ def watched(items: Iterable[T], seconds: float, stalled: Callable[[], Exception]
         stalled: makes what to raise if it takes longer.
     """
     arrived: queue.SimpleQueue[tuple[bool, T | BaseException | None]] = queue.SimpleQueue()
+    ended = threading.Event()
 
     def read() -> None:
         try:
             for item in items:
                 arrived.put((True, item))
+                if ended.is_set():
+                    return
             arrived.put((False, None))
         except BaseException as error:
             arrived.put((False, error))
 
     threading.Thread(target=read, name="neroli-watched", daemon=True).start()
-    while True:
-        try:
-            more, item = arrived.get(timeout=seconds)
-        except queue.Empty:
-            raise stalled() from None
-        if isinstance(item, BaseException):
-            raise item
-        if not more:
-            return
-        yield item  # type: ignore[misc]
+    try:
+        while True:
+            try:
+                more, item = arrived.get(timeout=seconds)
+            except queue.Empty:
+                raise stalled() from None
+            if isinstance(item, BaseException):
+                raise item
+            if not more:
+                return
+            yield item  # type: ignore[misc]
+    finally:
+        ended.set()
