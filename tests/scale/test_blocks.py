@@ -158,7 +158,8 @@ def test_a_block_that_fails_says_which_images_and_why(tmp_path: Path) -> None:
 
 
 def test_a_block_that_kills_every_process_is_given_up(tmp_path: Path) -> None:
-    (tmp_path / "000001.tries").write_text("alpha\nbeta\n")
+    with BlockFolder(tmp_path, "key"):
+        (tmp_path / "000001.tries").write_text("alpha\nbeta\n")
     work = Counting(tmp_path)
     assert Actor(work, [])({"block": 1}) == {"block": 1, "error": "", "died": "alpha, beta"}
     (tmp_path / "000001.tries").write_text("alpha\nbeta\nalpha\n")

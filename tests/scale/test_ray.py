@@ -104,25 +104,29 @@ def guard(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def table(guard: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> pyarrow.Table:
-    """The scores that this process computes."""
+    """The scores that this process computes, in batches as large as the blocks below."""
     out = tmp_path_factory.mktemp("tables") / "scores.parquet"
-    assert run("score", guard, images / "new", "--out", out).exit_code == 3
+    assert run("score", guard, images / "new", "--out", out, "--batch-size", 6).exit_code == 3
     return pyarrow.parquet.read_table(out)
 
 
-def arguments(
-    guard: Path, images: Path, cluster: str, folder: Path, misbehaviour: str = "", *more: object
-) -> list[object]:
-    """A command that scores on the cluster with a network of the user's own in ``folder``."""
-    name = f"own_{folder.name}"
-    text = NETWORK.format(driver=os.getpid(), misbehaviour=misbehaviour or "pass")
-    (folder / f"{name}.py").write_text(text)
-    return [
-        "score", guard, images / "new", "--out", folder / "scores.parquet",
-        "--model", f"{name}:network", "--weights", images / "weights.safetensors",
-        "--engine", "ray", "--address", cluster, "--actors", 1, "--block-size", 6,
-        *more,
-    ]  # fmt: skip
+@pytest.fixture
+def scoring(
+    guard: Path, images: Path, cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., list[object]]:
+    """Commands that score on the cluster, with a network that misbehaves as told."""
+    name = f"network_of_{tmp_path.name}"  # modules of one name are loaded once
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def command(misbehaviour: str, *more: object) -> list[object]:
+        text = NETWORK.format(driver=os.getpid(), misbehaviour=misbehaviour)
+        (tmp_path / f"{name}.py").write_text(text)
+        model = ["--model", f"{name}:network", "--weights", images / "weights.safetensors"]
+        on_ray = ["--engine", "ray", "--address", cluster, "--actors", 1, "--block-size", 6]
+        out = tmp_path / "scores.parquet"
+        return ["score", guard, images / "new", "--out", out, *model, *on_ray, *more]
+
+    return command
 
 
 def assert_same(out: Path, table: pyarrow.Table) -> None:
@@ -155,16 +159,10 @@ def test_a_fit_on_ray_is_the_local_one(
 
 
 def test_blocks_of_an_actor_that_is_killed_are_worked_on_by_another(
-    cluster: str,
-    guard: Path,
-    images: Path,
-    table: pyarrow.Table,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    scoring: Callable[..., list[object]], table: pyarrow.Table, tmp_path: Path
 ) -> None:
-    monkeypatch.syspath_prepend(tmp_path)
     kill = "len((HERE / 'batches').read_text().split()) != 3 or os.kill(os.getpid(), 9)"
-    result = run(*arguments(guard, images, cluster, tmp_path, kill, "--json"))
+    result = run(*scoring(kill, "--json"))
     assert result.exit_code == 3, result.stderr
     assert re.search(r"warning: The process that worked on block \d died on", result.stderr)
     assert json.loads(result.stdout)["images"] == 40
@@ -172,15 +170,9 @@ def test_blocks_of_an_actor_that_is_killed_are_worked_on_by_another(
 
 
 def test_a_run_whose_driver_was_killed_goes_on_where_it_stopped(
-    cluster: str,
-    guard: Path,
-    images: Path,
-    table: pyarrow.Table,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    scoring: Callable[..., list[object]], table: pyarrow.Table, tmp_path: Path
 ) -> None:
-    monkeypatch.syspath_prepend(tmp_path)
-    command = arguments(guard, images, cluster, tmp_path, "time.sleep(0.7)")
+    command = scoring("time.sleep(0.7)")
     driver = subprocess.Popen(
         [sys.executable, "-m", "neroli", *map(str, command)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [*sys.path, TESTS, tmp_path]))},
@@ -204,27 +196,21 @@ def test_a_run_whose_driver_was_killed_goes_on_where_it_stopped(
     assert found["predicted_class"] == table["predicted_class"]
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of Ray's
 def test_a_run_in_which_nothing_happens_ends_and_says_what_was_waited_for(
-    cluster: str,
-    guard: Path,
-    images: Path,
-    table: pyarrow.Table,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    scoring: Callable[..., list[object]],
 ) -> None:
-    monkeypatch.syspath_prepend(tmp_path)
-    stuck = arguments(guard, images, cluster, tmp_path, "time.sleep(600)", "--stall-after", 3)
-    result = run(*stuck)
+    result = run(*scoring("time.sleep(600)", "--stall-after", 3))
     assert result.exit_code == 1
     assert "No block was finished for 3 s, 0 of 7 are: 1 actor of 1 CPU was asked" in result.stderr
     assert "the same command goes on" in result.stderr
 
 
 def test_a_pool_that_would_take_every_cpu_is_refused(
-    cluster: str, guard: Path, images: Path, tmp_path: Path
+    scoring: Callable[..., list[object]], tmp_path: Path
 ) -> None:
     cpus = os.cpu_count()
-    result = run(*arguments(guard, images, cluster, tmp_path), "--actor-cpus", cpus)
+    result = run(*scoring("pass", "--actor-cpus", cpus))
     assert result.exit_code == 1
     assert f"1 actor of {cpus} CPU was asked for, but none can be had" in result.stderr
     assert not (tmp_path / "batches").exists()

@@ -53,7 +53,8 @@ class Blocks:
 class BlockFolder:
     """The folder in which finished blocks lie until they are joined; a context manager.
 
-    While it is open nobody else works on it. Blocks of another key, left by an earlier run, go.
+    While it is open nobody else works on it. Blocks of another key, left by an earlier run, go; if
+    there are none in the end, so does the folder.
 
     Args:
         path: the folder.
@@ -94,7 +95,9 @@ class BlockFolder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._lock.close()
+        with self._lock:
+            if not any(self.path.glob("[0-9]*")):
+                self.remove()
 
 
 @dataclass(frozen=True)
