@@ -172,7 +172,7 @@ def test_blocks_of_an_actor_that_is_killed_are_worked_on_by_another(
 def test_a_run_whose_driver_was_killed_goes_on_where_it_stopped(
     scoring: Callable[..., list[object]], table: pyarrow.Table, tmp_path: Path
 ) -> None:
-    command = scoring("time.sleep(0.7)")
+    command = scoring("time.sleep(1)")
     driver = subprocess.Popen(
         [sys.executable, "-m", "neroli", *map(str, command)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [*sys.path, TESTS, tmp_path]))},
@@ -190,7 +190,7 @@ def test_a_run_whose_driver_was_killed_goes_on_where_it_stopped(
     assert result.exit_code == 3, result.stderr
     found = pyarrow.parquet.read_table(tmp_path / "scores.parquet")
     kept = [identity for identity in found["id"].to_pylist() if identity and "kept" in identity]
-    assert len(kept) >= 12
+    assert 12 <= len(kept) < 39
     assert set(kept[:6]) == {"kept 000000"}
     assert found["name"] == table["name"]
     assert found["predicted_class"] == table["predicted_class"]
