@@ -42,6 +42,12 @@ PerChannel = Annotated[str | None, typer.Option(help="Per channel, of values in 
 Interpolation = Annotated[
     str | None, typer.Option(help="Of resizing: nearest, bilinear, bicubic or lanczos.")
 ]
+LowAgreement = Annotated[
+    bool,
+    typer.Option(
+        "--allow-low-agreement", help="Go on though predictions hardly agree with the folders."
+    ),
+]
 
 
 @contextmanager
