@@ -24,8 +24,9 @@ EXIT_CODES = "Exit code 0: done; 1: not done, with the reason; 3: done, but some
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images through the network at a time.")]
 Device = Annotated[str, typer.Option(help="Where the network runs: cpu, cuda, cuda:1, mps.")]
-
-
+Engine = Annotated[
+    str, typer.Option(help="What runs the network: local (this process) or ray (see docs/ray.md).")
+]
 PathColumn = Annotated[str | None, typer.Option(help="Of a table: files. [default: path]")]
 LabelColumn = Annotated[str | None, typer.Option(help="Of a table: classes. [default: label]")]
 GroupColumn = Annotated[

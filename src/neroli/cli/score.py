@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,7 @@ from neroli.cli.common import (
     SOME_UNREADABLE,
     BatchSize,
     Device,
+    Engine,
     Every,
     Json,
     PathColumn,
@@ -20,6 +21,22 @@ from neroli.cli.common import (
     list_unreadable,
     reported,
 )
+from neroli.cli.engines import (
+    ActorCpus,
+    ActorGpus,
+    Actors,
+    Address,
+    BlockSize,
+    StallAfter,
+    own_device,
+    ray_cluster,
+)
+
+if TYPE_CHECKING:
+    from neroli.artefact import Manifest
+    from neroli.data.sources import ImageSource
+    from neroli.guard import Guard
+    from neroli.scores import Summary
 
 
 def score(
@@ -39,6 +56,13 @@ def score(
     every: Every = 1,
     batch_size: BatchSize = 64,
     device: Device = "cpu",
+    engine: Engine = "local",
+    address: Address = None,
+    actors: Actors = None,
+    actor_cpus: ActorCpus = None,
+    actor_gpus: ActorGpus = None,
+    block_size: BlockSize = None,
+    stall_after: StallAfter = None,
     as_json: Json = False,
 ) -> None:
     """Score every image of a source: predicted class, score, p-value and verdict, a row each.
@@ -48,25 +72,45 @@ def score(
     with reported(as_json):
         from neroli.artefact import read_manifest
         from neroli.data.opening import open_images
-        from neroli.files import text_digest
         from neroli.guard import Guard
         from neroli.models import load_saved_model, to
-        from neroli.scores import ScoreTable
 
+        cluster = ray_cluster(
+            engine,
+            device,
+            address=address,
+            actors=actors,
+            actor_cpus=actor_cpus,
+            actor_gpus=actor_gpus,
+            block_size=block_size,
+            stall_after=stall_after,
+        )
         manifest = read_manifest(guard)
         columns = columns_named(path_column)
         source = open_images(images, columns=columns, every=every)
-        network = to(device, load_saved_model(manifest.model_source, guard, model, weights))
+        saved = load_saved_model(manifest.model_source, guard, model, weights)
+        network = to(own_device(cluster, device), saved)
         loaded = Guard.load(guard, network)
         loaded.check_calibrated()
-        key = text_digest([manifest.model_dump_json(), str(source.fingerprint)])
-        table = ScoreTable(out, key, manifest)
-        try:
-            for batch in loaded.stream(source, start=table.position, batch_size=batch_size):
-                table.append(batch)
-        finally:
-            table.flush()
-        summary = table.finish()
+        if cluster is None:
+            summary = _scored_here(loaded, manifest, source, out, batch_size)
+        else:
+            from neroli.scale.ray_engine import score as score_on_ray
+
+            with cluster:
+                summary = score_on_ray(
+                    loaded,
+                    guard,
+                    images,
+                    source,
+                    out,
+                    cluster,
+                    columns=columns,
+                    model=model,
+                    weights=weights,
+                    device=device,
+                    batch_size=batch_size,
+                )
         assert loaded.held_out is not None
         facts: dict[str, Any] = {
             "scores": str(out),
@@ -82,6 +126,23 @@ def score(
 
 
 score.__doc__ = f"{score.__doc__}\n    {EXIT_CODES}"
+
+
+def _scored_here(
+    guard: Guard, manifest: Manifest, source: ImageSource, out: Path, batch_size: int
+) -> Summary:
+    """Write the table of scores in this process."""
+    from neroli.files import text_digest
+    from neroli.scores import ScoreTable
+
+    key = text_digest([manifest.model_dump_json(), str(source.fingerprint)])
+    table = ScoreTable(out, key, manifest)
+    try:
+        for batch in guard.stream(source, start=table.position, batch_size=batch_size):
+            table.append(batch)
+    finally:
+        table.flush()
+    return table.finish()
 
 
 def _text(facts: dict[str, Any]) -> str:

@@ -1,9 +1,9 @@
-"""Blocks: consecutive parts of a source, each worked on by itself and joined in order at the end."""
+"""Blocks: consecutive parts of a source, each worked on by itself and joined in order."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +78,8 @@ class BlockFolder:
                 shutil.rmtree(old) if old.is_dir() else old.unlink()
             with atomic_path(key_file) as temporary:
                 temporary.write_text(key)
+        for tries in path.glob("*.tries"):
+            tries.unlink()
 
     def remove(self) -> None:
         """Delete the folder, when the blocks are joined."""
@@ -116,31 +118,20 @@ class SharedImages:
 
     @classmethod
     def of(
-        cls,
-        images: ImageSource,
-        path: Path | str,
-        columns: Columns | None = None,
-        classes: Mapping[str, int] | None = None,
+        cls, opened: Pictures, pictures: Pictures, path: Path, columns: Columns | None = None
     ) -> SharedImages:
         """The images of a source that was opened here.
 
         Args:
-            images: the source, with the labels that are needed.
+            opened: the source as ``open_images`` gave it.
+            pictures: the same with the labels that are needed, if any are.
             path, columns: by which it was opened.
-            classes: by which it was labelled, if it was.
-
-        Raises:
-            InvalidInput: if they are no pictures known one by one, such as a video.
         """
-        pictures = divisible(images, path)
+        classes = None
+        if pictures.labels is not None and opened.stated_labels is not None:
+            classes = dict(zip(opened.stated_labels, pictures.labels, strict=True))
         labelled = pictures.labels is not None
-        return cls(
-            Path(path).resolve(),
-            columns,
-            labelled,
-            classes if labelled else None,
-            _listing(pictures),
-        )
+        return cls(path.resolve(), columns, labelled, classes, _listing(pictures))
 
     def open(self, machine: str) -> Pictures:
         """The same images, on another machine.
@@ -181,7 +172,6 @@ def divisible(images: ImageSource, path: Path | str) -> Pictures:
 
 
 def _listing(pictures: Pictures) -> str:
-    labels = pictures.labels or [""] * len(pictures)
-    return text_digest(
-        f"{name} {label}" for name, label in zip(pictures.names, labels, strict=True)
-    )
+    labels: Sequence[object] = pictures.labels or [""] * len(pictures)
+    rows = zip(pictures.names, labels, strict=True)
+    return text_digest(f"{name} {label}" for name, label in rows)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import logging
 import os
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -138,7 +140,8 @@ class RayCluster:
         local = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
         self._to_end = ray  # also what was only half started
         try:
-            ray.init(**quiet, **({"address": address} if address else local))
+            with _silent():
+                ray.init(**quiet, **({"address": address} if address else local))
         except Exception as error:  # whatever Ray meets on the network or this machine
             what = f"connect to the Ray cluster {address!r}" if address else "start Ray here"
             raise EngineError(f"Cannot {what}: {' '.join(str(error).split())[:300]}") from None
@@ -147,6 +150,20 @@ class RayCluster:
     def _each(self) -> str:
         options = self.options
         return _said({"CPU": options.actor_cpus, "GPU": options.actor_gpus})
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Without what Ray's C++ part says on standard error as it starts."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def actors_that_fit(

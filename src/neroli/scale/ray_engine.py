@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
 from pathlib import Path
 
-from neroli.artefact import Manifest
+from neroli.artefact import read_manifest
 from neroli.classifier import Classifier
-from neroli.data.pictures import Pictures
+from neroli.data.sources import ImageSource
+from neroli.data.tables import Columns
 from neroli.errors import NotEnoughImages
 from neroli.extraction import IMAGE_BATCH, find_head, store_key, stored
 from neroli.files import text_digest
 from neroli.guard import Guard
 from neroli.models import anchored
-from neroli.scale.blocks import BlockFolder, Blocks, SharedImages
+from neroli.scale.blocks import BlockFolder, Blocks, SharedImages, divisible
 from neroli.scale.ray_cluster import RayCluster
 from neroli.scale.ray_run import run
 from neroli.scale.ray_work import Extraction, Scoring
@@ -23,75 +25,91 @@ from neroli.store_joining import joined
 from neroli.taps import NOTHING, Requirements
 
 
-def extract(
-    classifier: Classifier,
-    source: Pictures,
-    images: SharedImages,
-    path: Path,
-    cluster: RayCluster,
-    *,
-    model: str,
-    weights: Path | None,
-    device: str,
-    batch_size: int = IMAGE_BATCH,
-    requires: Requirements = NOTHING,
-    progress: bool | None = None,
-) -> ActivationStore:
-    """The activations of images as the store that ``neroli.extract`` makes of them, by actors.
+@dataclass(frozen=True, eq=False)
+class RayExtractor:
+    """Has actors extract what a guard is then fitted and calibrated on.
 
-    Args:
+    Attributes:
         classifier: made of ``model`` and ``weights``; its head is found here, on any device.
-        source: the images, with the labels that are needed.
-        images: the same, as the actors find them.
-        path: the store's folder; blocks lie in ``PATH.blocks`` until they are joined.
         cluster: where the actors run.
         model, weights: by which the actors load the network.
         device: where the network of an actor runs.
-        batch_size, requires, progress: as in ``neroli.extract``.
-
-    Raises:
-        NotEnoughImages: if no image was readable.
-        HeadNotFound, InvalidInput: as ``Classifier``.
-        EngineError: as ``neroli.scale.ray_run.run``.
-        ArtefactError: if the store cannot be written.
+        columns: of tables of images.
+        batch_size: images at a time.
+        progress: show a progress bar; None does so on a terminal.
     """
-    find_head(classifier, source, requires)
-    if (store := stored(classifier, source, path, requires.kept)) is not None:
-        return store
-    origin = Origin(classifier.weights_hash(), classifier.head_name, source.content)
-    key = store_key(origin, classifier, source, requires.kept)
-    blocks = Blocks(len(source), cluster.options.block_size)
-    folder = path.resolve().with_name(f"{path.name}.blocks")
-    work = Extraction(
-        model=anchored(model),
-        weights=None if weights is None else weights.resolve(),
-        device=device,
-        head=classifier.head_name,
-        prepool=classifier.prepool_name,
-        input_shape=classifier.input_shape,
-        preprocessing=classifier.preprocessing,
-        images=images,
-        blocks=blocks,
-        folder=folder,
-        requires=requires,
-        batch_size=batch_size,
-    )
-    with BlockFolder(folder, text_digest([key, str(blocks.size)])) as kept:
-        run(work, cluster, progress=progress)
-        store = joined([work.store(number) for number in range(len(blocks))], path, key)
-        kept.remove()
-    return store
+
+    classifier: Classifier
+    cluster: RayCluster
+    model: str
+    weights: Path | None
+    device: str
+    columns: Columns | None = None
+    batch_size: int = IMAGE_BATCH
+    progress: bool | None = None
+
+    def extract(
+        self,
+        path: Path,
+        opened: ImageSource,
+        source: ImageSource,
+        store: Path,
+        requires: Requirements = NOTHING,
+    ) -> ActivationStore:
+        """The store of activations that ``neroli.extract`` makes of a source.
+
+        Args:
+            path: of the images.
+            opened: what ``open_images`` gave there.
+            source: the same with the labels that are needed, if any are.
+            store: the store's folder; blocks lie in ``STORE.blocks`` until they are joined.
+            requires: what to keep beside features and logits.
+
+        Raises:
+            NotEnoughImages: if no image was readable.
+            HeadNotFound, InvalidInput: as ``Classifier``, or if the images are one stream.
+            EngineError: as ``neroli.scale.ray_run.run``.
+            ArtefactError: if the store cannot be written.
+        """
+        opened, source = divisible(opened, path), divisible(source, path)
+        classifier = self.classifier
+        find_head(classifier, source, requires)
+        if (found := stored(classifier, source, store, requires.kept)) is not None:
+            return found
+        origin = Origin(classifier.weights_hash(), classifier.head_name, source.content)
+        key = store_key(origin, classifier, source, requires.kept)
+        blocks = Blocks(len(source), self.cluster.options.block_size)
+        work = Extraction(
+            model=anchored(self.model),
+            weights=None if self.weights is None else self.weights.resolve(),
+            device=self.device,
+            head=classifier.head_name,
+            prepool=classifier.prepool_name,
+            input_shape=classifier.input_shape,
+            preprocessing=classifier.preprocessing,
+            images=SharedImages.of(opened, source, path, self.columns),
+            blocks=blocks,
+            folder=store.resolve().with_name(f"{store.name}.blocks"),
+            requires=requires,
+            batch_size=self.batch_size,
+        )
+        with BlockFolder(work.folder, text_digest([key, str(blocks.size)])) as folder:
+            run(work, self.cluster, progress=self.progress)
+            parts = [work.store(number) for number in range(len(blocks))]
+            whole = joined(parts, store, key)
+            folder.remove()
+        return whole
 
 
 def score(
     guard: Guard,
-    manifest: Manifest,
-    source: Pictures,
-    images: SharedImages,
+    folder: Path,
+    images: Path,
+    source: ImageSource,
     out: Path,
     cluster: RayCluster,
     *,
-    folder: Path,
+    columns: Columns | None = None,
     model: str | None = None,
     weights: Path | None = None,
     device: str = "cpu",
@@ -101,35 +119,40 @@ def score(
     """Write the table of scores that ``neroli score`` writes, by actors.
 
     Args:
-        guard: the guard in ``folder``, loaded here.
-        manifest: what it says of itself.
-        source, images, cluster, device, batch_size, progress: as in ``extract``.
+        guard: loaded here, on any device.
+        folder: in which it is saved.
+        images: path of the images.
+        source: what ``open_images`` gave there.
         out: the table; blocks lie in ``OUT.blocks`` until they are joined.
-        folder: of the guard.
+        cluster: where the actors run.
+        columns: of a table of images.
         model, weights: instead of what the guard says.
+        device, batch_size, progress: as of ``RayExtractor``.
 
     Raises:
-        InvalidInput: if ``out`` is no name of a table.
+        InvalidInput: if ``out`` is no name of a table, or the images are one stream.
         EngineError: as ``neroli.scale.ray_run.run``.
         ArtefactError: if the table cannot be written.
     """
     check_table_path(out)
+    pictures = divisible(source, images).unlabelled()
     if guard.classifier.input_shape is None:
         with contextlib.suppress(NotEnoughImages):  # then every row says why
-            find_head(guard.classifier, source)
-    blocks = Blocks(len(source), cluster.options.block_size)
+            find_head(guard.classifier, pictures)
+    manifest = read_manifest(folder)
+    blocks = Blocks(len(pictures), cluster.options.block_size)
     work = Scoring(
         guard=folder.resolve(),
         model=None if model is None else anchored(model),
         weights=None if weights is None else weights.resolve(),
         device=device,
         input_shape=guard.classifier.input_shape,
-        images=images,
+        images=SharedImages.of(pictures, pictures, images, columns),
         blocks=blocks,
         folder=out.resolve().with_name(f"{out.name}.blocks"),
         batch_size=batch_size,
     )
-    key = text_digest([manifest.model_dump_json(), source.fingerprint, str(blocks.size)])
+    key = text_digest([manifest.model_dump_json(), pictures.fingerprint, str(blocks.size)])
     with BlockFolder(work.folder, key) as kept:
         run(work, cluster, progress=progress)
         tables = [work.table(number) for number in range(len(blocks))]

@@ -12,9 +12,6 @@ from neroli.scale.ray_cluster import RayCluster
 from neroli.scale.ray_work import Actor, Work
 from neroli.scale.watchdog import watched
 
-_RETRIES = 3
-"""Of a block whose actor died under it; that of others is not its fault."""
-
 
 def run(work: Work, cluster: RayCluster, *, progress: bool | None = None) -> None:
     """Work on every block that is not finished yet.
@@ -32,21 +29,23 @@ def run(work: Work, cluster: RayCluster, *, progress: bool | None = None) -> Non
     waiting = [number for number in range(len(blocks)) if not work.is_done(number)]
     if not waiting:
         return
-    done = len(blocks) - len(waiting)
-    images = blocks.images - sum(len(blocks[number]) for number in waiting)
     actors = cluster.actors(len(waiting))
-    rows = _rows(work, waiting, actors, cluster)
-    with progress_bar(blocks.images, images, progress) as advance:
-        for row in watched(
-            rows,
-            cluster.options.stall_after,
-            lambda: cluster.stalled(actors, done, len(blocks)),
-        ):
+    left = set(waiting)
+
+    def images() -> int:
+        return blocks.images - sum(len(blocks[number]) for number in left)
+
+    rows = watched(
+        _rows(work, waiting, actors, cluster),
+        cluster.options.stall_after,
+        lambda: cluster.stalled(actors, len(blocks) - len(left), len(blocks)),
+    )
+    with progress_bar(blocks.images, images(), progress) as advance:
+        for row in rows:
             if row["error"]:
                 raise EngineError(row["error"])
-            done += 1
-            images += len(blocks[row["block"]])
-            advance(images)
+            left.remove(row["block"])
+            advance(images())
 
 
 def _rows(
@@ -62,8 +61,6 @@ def _rows(
         compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=2),
         num_cpus=options.actor_cpus,
         num_gpus=options.actor_gpus,
-        max_restarts=-1,
-        max_task_retries=_RETRIES,
     )
     dataset.context.enable_progress_bars = False
     dataset.context.enable_operator_progress_bars = False

@@ -16,7 +16,7 @@ from neroli.artefact import read_manifest
 from neroli.classifier import Classifier
 from neroli.data.pictures import Pictures
 from neroli.data.preprocessing import Preprocessing
-from neroli.errors import ArtefactError, InvalidInput, NeroliError
+from neroli.errors import ArtefactError, EngineError, InvalidInput, NeroliError
 from neroli.extraction import extract_part
 from neroli.files import locked, text_digest
 from neroli.guard import Guard
@@ -26,6 +26,8 @@ from neroli.scores import ScoreTable
 from neroli.store import ActivationStore
 from neroli.taps import Requirements
 
+_TRIES = 3
+"""Of a block: one that kills every process that works on it would be tried for ever."""
 _WAIT_FOR_LOCK = 60.0
 """Seconds: a process that was given up may still be about to finish the block."""
 
@@ -33,8 +35,13 @@ _WAIT_FOR_LOCK = 60.0
 class Work(Protocol):
     """Something to do with every block of a source."""
 
-    blocks: Blocks
-    folder: Path
+    @property
+    def blocks(self) -> Blocks:
+        """How the source is cut."""
+
+    @property
+    def folder(self) -> Path:
+        """Where finished blocks go."""
 
     def is_done(self, number: int) -> bool:
         """Whether this block is finished and whole."""
@@ -88,7 +95,7 @@ class Extraction:
         return True
 
     def ready(self, machine: str) -> Callable[[int], None]:
-        check_shared(machine, self.folder, self.weights)
+        check_shared(machine, self.weights)
         pictures = self.images.open(machine)
         classifier = Classifier(
             to(self.device, load_model(self.model, self.weights).module),
@@ -143,7 +150,7 @@ class Scoring:
         return self.table(number).exists()  # it takes its name when it is whole
 
     def ready(self, machine: str) -> Callable[[int], None]:
-        check_shared(machine, self.folder, self.guard, self.weights)
+        check_shared(machine, self.guard, self.weights)
         pictures = self.images.open(machine)
         manifest = read_manifest(self.guard)
         network = load_saved_model(manifest.model_source, self.guard, self.model, self.weights)
@@ -181,21 +188,36 @@ class Actor:
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """A row that says which block was finished, or what went wrong with it."""
-        number = int(row["block"])
+        number, machine = int(row["block"]), platform.node()
+        tries = self.work.folder / f"{number:06d}.tries"
         try:
+            check_shared(machine, self.work.folder)
+            with tries.open("a+") as file:
+                file.write(f"{machine}\n")
+                file.seek(0)
+                earlier = file.read().split()[:-1]
+            if len(earlier) >= _TRIES:
+                raise EngineError(
+                    f"{self._named(number)} was tried {len(earlier)} times, on "
+                    f"{', '.join(sorted(set(earlier)))}, and the process died each time: perhaps "
+                    "for want of memory (lower --batch-size)."
+                )
             self._run(number)
         except NeroliError as error:
             return {"block": number, "error": str(error)}
         except Exception as error:
-            images, machine = self.work.blocks[number], platform.node()
             where = traceback.extract_tb(error.__traceback__)[-1]
             return {
                 "block": number,
-                "error": f"Block {number} (images {images.start} to {images.stop - 1}) failed on "
-                f"{machine!r} with {type(error).__name__}: {error} ({where.filename}, line "
-                f"{where.lineno}).",
+                "error": f"{self._named(number)} failed on {machine!r} with "
+                f"{type(error).__name__}: {error} ({where.filename}, line {where.lineno}).",
             }
+        tries.unlink(missing_ok=True)
         return {"block": number, "error": ""}
+
+    def _named(self, number: int) -> str:
+        images = self.work.blocks[number]
+        return f"Block {number} (images {images.start} to {images.stop - 1})"
 
     @cached_property
     def _run(self) -> Callable[[int], None]:
