@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from neroli.data.preprocessing import Preprocessing
     from neroli.data.sources import Failure
     from neroli.data.tables import Columns
+    from neroli.execution import Execution
 
 ERROR = 1
 SOME_UNREADABLE = 3
@@ -34,6 +35,16 @@ GroupColumn = Annotated[
     typer.Option(help="Of a table: patients or procedures, if known. [default: group]"),
 ]
 Every = Annotated[int, typer.Option(min=1, help="Of a video: take every n-th frame.")]
+Precision = Annotated[
+    str | None,
+    typer.Option(help="Of the network: float32, bfloat16 or float16; see docs/performance.md."),
+]
+ChannelsLast = Annotated[
+    bool | None, typer.Option(help="Lay images out with channels last in memory.")
+]
+Compile = Annotated[
+    bool | None, typer.Option(help="Compile the network with torch.compile: waits once.")
+]
 ClassMap = Annotated[
     Path | None, typer.Option(help="JSON file: folder or label to class index or name.")
 ]
@@ -96,6 +107,21 @@ def columns_named(
 
     given = {"path": path, "label": label, "group": group}
     return Columns(**{kind: name for kind, name in given.items() if name is not None})
+
+
+def execution_with(
+    stated: Execution, precision: str | None, channels_last: bool | None, compile: bool | None
+) -> Execution:
+    """How a network is run, with what the user asked for instead.
+
+    Raises:
+        InvalidInput: if the precision is unknown.
+    """
+    from dataclasses import replace
+
+    asked = {"precision": precision, "channels_last": channels_last, "compile": compile}
+    changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    return replace(stated, **changes)
 
 
 def preprocessing_with(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
@@ -10,9 +11,12 @@ import typer
 from neroli.cli.common import (
     EXIT_CODES,
     BatchSize,
+    ChannelsLast,
     ClassMap,
+    Compile,
     Crop,
     Device,
+    Engine,
     Every,
     GroupColumn,
     Interpolation,
@@ -21,8 +25,20 @@ from neroli.cli.common import (
     LowAgreement,
     PathColumn,
     PerChannel,
+    Precision,
     Resize,
     reported,
+)
+from neroli.cli.engines import (
+    NOT_ON_RAY,
+    ActorCpus,
+    ActorGpus,
+    Actors,
+    Address,
+    BlockSize,
+    StallAfter,
+    own_device,
+    ray_cluster,
 )
 
 
@@ -98,6 +114,16 @@ def fit(
     ] = None,
     batch_size: BatchSize = 64,
     device: Device = "cpu",
+    precision: Precision = None,
+    channels_last: ChannelsLast = None,
+    compile: Compile = None,
+    engine: Engine = "local",
+    address: Address = None,
+    actors: Actors = None,
+    actor_cpus: ActorCpus = None,
+    actor_gpus: ActorGpus = None,
+    block_size: BlockSize = None,
+    stall_after: StallAfter = None,
     as_json: Json = False,
 ) -> None:
     """Fit a detector on a classifier's training images and calibrate its threshold.
@@ -105,15 +131,38 @@ def fit(
     Interrupted, the same command goes on where it stopped.
     """
     given = locals()
-    with reported(as_json):
+    with reported(as_json), contextlib.ExitStack() as stack:
         from neroli.cli.fit_report import report_fit, report_shard
         from neroli.cli.fit_run import FitRun
+        from neroli.errors import InvalidInput
         from neroli.scale.job import FitOptions
         from neroli.scale.partition import Shard
 
         part = None if shard is None else Shard.parse(shard)
         options = FitOptions(**{name: given[name] for name in FitOptions.model_fields})
-        run = FitRun(options, batch_size=batch_size, device=device)
+        cluster = ray_cluster(
+            engine,
+            device,
+            address=address,
+            actors=actors,
+            actor_cpus=actor_cpus,
+            actor_gpus=actor_gpus,
+            block_size=block_size,
+            stall_after=stall_after,
+        )
+        if part is not None and engine != "local":
+            raise InvalidInput(f"--shard is for --engine local, which {engine} does without.")
+        run = FitRun(options, batch_size=batch_size, device=own_device(cluster, device))
+        if cluster is not None:
+            from neroli.scale.ray_engine import RayExtractor
+
+            if options.asks_for_execution:
+                raise InvalidInput(NOT_ON_RAY)
+            stack.enter_context(cluster)
+            classifier = run.guard.classifier
+            run.extractor = RayExtractor(
+                classifier, cluster, model, weights, device, run.columns, batch_size
+            ).extract
         if part is not None:
             report_shard(run, part, as_json)
             return

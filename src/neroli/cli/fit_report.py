@@ -63,6 +63,7 @@ def _facts(run: FitRun) -> dict[str, Any]:
         "hyperparameters": guard.detector.hyperparameters(),
         "head": guard.classifier.head_name,
         "preprocessing": str(guard.classifier.preprocessing),
+        "execution": str(guard.classifier.execution),
         "classes": match.classes if match else None,
         "classes_matched": match.rule if match else None,
         "labelled": guard.agreement is not None,

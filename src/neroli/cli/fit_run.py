@@ -7,17 +7,19 @@ import re
 import shutil
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 from neroli.artefact import free_folder
 from neroli.calibration import Promise
-from neroli.cli.common import columns_named, preprocessing_with
+from neroli.cli.common import columns_named, execution_with, preprocessing_with
 from neroli.cli.hyperparameters import hyperparameters
 from neroli.data.opening import open_images
 from neroli.data.pictures import Pictures
 from neroli.data.sources import ImageSource
 from neroli.detectors import Detector, create
 from neroli.errors import ClassMapError, NeroliWarning, NotFitted
+from neroli.execution import AS_IT_IS, Execution
 from neroli.extraction import extract, find_head, with_classes
 from neroli.fitting import learns_held_out
 from neroli.guard import Guard
@@ -29,6 +31,10 @@ from neroli.scale.job import FILE, FitOptions, Job
 from neroli.scale.partition import PARTS, Partition, Shard
 from neroli.scale.rounds import PASS
 from neroli.store import ActivationStore
+from neroli.taps import Requirements
+
+Extractor = Callable[[Path, ImageSource, ImageSource, Path, Requirements], ActivationStore]
+"""Makes the store of images: given their path, as opened, with labels, the store, what to keep."""
 
 
 class FitRun:
@@ -57,15 +63,23 @@ class FitRun:
         self.out = options.out.resolve()
         self.folder = folder or options.store or self.out.with_name(f"{self.out.name}.partial")
         self.replaces = (free_folder(self.out) / "manifest.json").exists()
-        columns = columns_named(options.path_column, options.label_column, options.group_column)
-        training, self.held_out = (
-            open_images(path, columns=columns, every=options.every)
+        self.columns = columns_named(
+            options.path_column, options.label_column, options.group_column
+        )
+        self.extractor: Extractor | None = None
+        """What extracts whole sources instead of this process, if anything does."""
+        self._opened, self.held_out = (
+            open_images(path, columns=self.columns, every=options.every)
             for path in (options.train, options.calibration)
         )
         if self.held_out.size is not None:
             self.promise.rank(self.held_out.size)  # too few are better said before the work
         classifier = load_classifier(
-            options.model, options.weights, head=options.head, device=device
+            options.model,
+            options.weights,
+            head=options.head,
+            device=device,
+            execution=chosen_execution(options),
         )
         detector = chosen_detector(options)  # the model may register it
         classifier.preprocessing = preprocessing_with(
@@ -76,7 +90,7 @@ class FitRun:
             options.std,
             options.interpolation,
         )
-        self.match = None
+        self.match, training = None, self._opened
         if isinstance(training, Pictures):
             training, self.match = with_classes(classifier, training, options.class_map)
         if classifier.class_names is None and self.match is not None:
@@ -141,12 +155,15 @@ class FitRun:
             NeroliError: as ``Guard.fit``.
         """
         guard, kept = self.guard, self.options.keep_examples
+        store, requires = self.folder / "training", guard.detector.requires_to_fit
+        if self.extractor is not None:
+            self.extractor(self.options.train, self._opened, self.training, store, requires)
         training = extract(
             guard.classifier,
             self.training,
-            self.folder / "training",
+            store,
             batch_size=self.batch_size,
-            requires=guard.detector.requires_to_fit,
+            requires=requires,
         )
         if gather is not None:
             training = GatheringStore(training.path, gather)
@@ -166,13 +183,18 @@ class FitRun:
         if options.keep_examples and guard.reference is not None:
             guard.reference.add_thumbnails(self.training, guard.classifier)
         self._check_agreement(allow_low_agreement or options.allow_low_agreement)
+        store = self.folder / "calibration"
+        if self.extractor is not None:
+            images = guard.held_out_source(self.held_out)
+            requires = guard.detector.requires
+            self.extractor(options.calibration, self.held_out, images, store, requires)
         guard.calibrate(
             self.held_out,
             self.promise.false_alarm_rate,
             guarantee=self.promise.guarantee,
             confidence=self.promise.confidence,
             per_class=self.promise.per_class,
-            store=self.folder / "calibration",
+            store=store,
             batch_size=self.batch_size,
         )
         guard.save(self.out)
@@ -202,6 +224,15 @@ class FitRun:
         if self.options.store is None:
             with contextlib.suppress(OSError):  # something of the user's is in it
                 self.folder.rmdir()
+
+
+def chosen_execution(options: FitOptions) -> Execution:
+    """How the network of a fit runs.
+
+    Raises:
+        InvalidInput: if the precision is unknown.
+    """
+    return execution_with(AS_IT_IS, options.precision, options.channels_last, options.compile)
 
 
 def chosen_detector(options: FitOptions) -> Detector:

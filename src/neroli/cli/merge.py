@@ -76,7 +76,7 @@ def _round(folder: Path, job: Job, shard: Shard, device: str) -> dict[str, Any]:
     """Gather the next pass on one shard, and say what was done."""
     import warnings
 
-    from neroli.cli.fit_run import chosen_detector
+    from neroli.cli.fit_run import chosen_detector, chosen_execution
     from neroli.errors import InvalidInput, NeroliWarning
     from neroli.guard import Guard
     from neroli.models import load_classifier
@@ -95,7 +95,13 @@ def _round(folder: Path, job: Job, shard: Shard, device: str) -> dict[str, Any]:
     if shard not in others:
         return {**facts, "missing": []}
     options = job.options
-    classifier = load_classifier(options.model, options.weights, head=options.head, device=device)
+    classifier = load_classifier(
+        options.model,
+        options.weights,
+        head=options.head,
+        device=device,
+        execution=chosen_execution(options),
+    )
     guard = Guard(classifier, chosen_detector(options))
     parts = [part_path(folder, "training", each) for each in (shard, *others)]
     whole = next((path for path in parts if path.exists() and len(ActivationStore(path))), parts[0])

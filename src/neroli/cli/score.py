@@ -11,17 +11,22 @@ from neroli.cli.common import (
     EXIT_CODES,
     SOME_UNREADABLE,
     BatchSize,
+    ChannelsLast,
+    Compile,
     Device,
     Engine,
     Every,
     Json,
     PathColumn,
+    Precision,
     columns_named,
     emit,
+    execution_with,
     list_unreadable,
     reported,
 )
 from neroli.cli.engines import (
+    NOT_ON_RAY,
     ActorCpus,
     ActorGpus,
     Actors,
@@ -56,6 +61,9 @@ def score(
     every: Every = 1,
     batch_size: BatchSize = 64,
     device: Device = "cpu",
+    precision: Precision = None,
+    channels_last: ChannelsLast = None,
+    compile: Compile = None,
     engine: Engine = "local",
     address: Address = None,
     actors: Actors = None,
@@ -72,6 +80,7 @@ def score(
     with reported(as_json):
         from neroli.artefact import read_manifest
         from neroli.data.opening import open_images
+        from neroli.errors import InvalidInput
         from neroli.guard import Guard
         from neroli.models import load_saved_model, to
 
@@ -90,7 +99,10 @@ def score(
         source = open_images(images, columns=columns, every=every)
         saved = load_saved_model(manifest.model_source, guard, model, weights)
         network = to(own_device(cluster, device), saved)
-        loaded = Guard.load(guard, network)
+        execution = execution_with(manifest.classifier.execution, precision, channels_last, compile)
+        if cluster is not None and execution != manifest.classifier.execution:
+            raise InvalidInput(NOT_ON_RAY)
+        loaded = Guard.load(guard, network, execution=execution)
         loaded.check_calibrated()
         if cluster is None:
             summary = _scored_here(loaded, manifest, source, out, batch_size)
@@ -135,7 +147,8 @@ def _scored_here(
     from neroli.files import text_digest
     from neroli.scores import ScoreTable
 
-    key = text_digest([manifest.model_dump_json(), str(source.fingerprint)])
+    execution = str(guard.classifier.execution)
+    key = text_digest([manifest.model_dump_json(), str(source.fingerprint), execution])
     table = ScoreTable(out, key, manifest)
     try:
         for batch in guard.stream(source, start=table.position, batch_size=batch_size):

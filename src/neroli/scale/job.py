@@ -20,7 +20,8 @@ FILE = "job.json"
 class FitOptions(pydantic.BaseModel):
     """The options of ``neroli fit`` that decide which guard is made; see its help.
 
-    Where and how fast the network runs is no matter of the job: shards may differ in it.
+    Where the network runs, and on how many images at a time, is no matter of the job: shards may
+    differ in it.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
@@ -50,6 +51,14 @@ class FitOptions(pydantic.BaseModel):
     store: Path | None
     keep_examples: int
     allow_low_agreement: bool
+    precision: str | None
+    channels_last: bool | None
+    compile: bool | None
+
+    @property
+    def asks_for_execution(self) -> bool:
+        """Whether the network is to run otherwise than it is."""
+        return (self.precision, self.channels_last, self.compile) != (None, None, None)
 
     def absolute(self) -> Self:
         """The same with absolute paths, good from any folder."""
