@@ -75,14 +75,21 @@ def unpack(
         raise ArtefactError(f"The statistics are damaged ({error}): gather them again.") from None
 
 
-def merge(tensors: Mapping[str, Tensor], into: Sequence[Statistic[Any]]) -> None:
+def merge(
+    tensors: Mapping[str, Tensor],
+    into: Sequence[Statistic[Any]],
+    device: torch.device | str | None = None,
+) -> None:
     """Merge what ``packed`` gave into statistics of the same requests.
+
+    Args:
+        tensors, into, device: as of ``unpack``.
 
     Raises:
         ArtefactError: as ``unpack``.
     """
     others = [copy.copy(statistic) for statistic in into]
-    unpack(tensors, others)
+    unpack(tensors, others, device)
     for statistic, other in zip(into, others, strict=True):
         statistic.merge(other)
 

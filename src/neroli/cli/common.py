@@ -26,7 +26,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard outpu
 BatchSize = Annotated[int, typer.Option(min=1, help="Images through the network at a time.")]
 Device = Annotated[str, typer.Option(help="Where the network runs: cpu, cuda, cuda:1, mps.")]
 Engine = Annotated[
-    str, typer.Option(help="What runs the network: local (this process) or ray (see docs/ray.md).")
+    str,
+    typer.Option(
+        help="What runs the network: local (this process), ray (see docs/ray.md), or torchrun, "
+        "which starts this command (see docs/scale.md)."
+    ),
 ]
 PathColumn = Annotated[str | None, typer.Option(help="Of a table: files. [default: path]")]
 LabelColumn = Annotated[str | None, typer.Option(help="Of a table: classes. [default: label]")]
@@ -65,7 +69,7 @@ LowAgreement = Annotated[
 @contextmanager
 def reported(as_json: bool) -> Iterator[None]:
     """Turn neroli's errors into one sentence and exit code 1, and its warnings into plain lines."""
-    from neroli.errors import NeroliError, NeroliWarning
+    from neroli.errors import FailedElsewhere, NeroliError, NeroliWarning
 
     def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
         note = message if issubclass(category, NeroliWarning) else f"{category.__name__}: {message}"
@@ -76,6 +80,8 @@ def reported(as_json: bool) -> Iterator[None]:
         warnings.simplefilter("always", NeroliWarning)
         try:
             yield
+        except FailedElsewhere:
+            raise typer.Exit(ERROR) from None
         except NeroliError as error:
             if as_json:
                 print(json.dumps({"error": type(error).__name__, "message": str(error)}))

@@ -10,6 +10,7 @@ import typer
 
 from neroli.cli.common import (
     EXIT_CODES,
+    SOME_UNREADABLE,
     BatchSize,
     ChannelsLast,
     ClassMap,
@@ -39,6 +40,7 @@ from neroli.cli.engines import (
     StallAfter,
     own_device,
     ray_cluster,
+    torchrun_workers,
 )
 
 
@@ -152,7 +154,9 @@ def fit(
         )
         if part is not None and engine != "local":
             raise InvalidInput(f"--shard is for --engine local, which {engine} does without.")
-        run = FitRun(options, batch_size=batch_size, device=own_device(cluster, device))
+        workers = stack.enter_context(torchrun_workers(engine))
+        where = own_device(cluster, device, workers)
+        run = FitRun(options, batch_size=batch_size, device=where)
         if cluster is not None:
             from neroli.scale.ray_engine import RayExtractor
 
@@ -166,9 +170,16 @@ def fit(
         if part is not None:
             report_shard(run, part, as_json)
             return
-        run.learn()
+        if workers is None:
+            run.learn()
+        else:
+            run.learn_together(workers)
+            if workers.rank > 0:
+                return
         run.conclude()
         report_fit(run, as_json)
+        if run.guard.unreadable and workers is None:  # which torchrun would call a failure
+            raise typer.Exit(SOME_UNREADABLE)
 
 
 fit.__doc__ = f"{fit.__doc__}\n    {EXIT_CODES}"

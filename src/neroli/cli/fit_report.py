@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import typer
-
-from neroli.cli.common import SOME_UNREADABLE, emit, list_unreadable
+from neroli.cli.common import emit, list_unreadable
 from neroli.cli.fit_run import FitRun
 from neroli.scale.partition import Shard
 
@@ -14,16 +12,10 @@ _KINDS = ("training", "calibration")
 
 
 def report_fit(run: FitRun, as_json: bool) -> None:
-    """Say what was fitted.
-
-    Raises:
-        typer.Exit: if some images were unreadable.
-    """
+    """Say what was fitted."""
     facts = _facts(run)
     list_unreadable(run.guard.unreadable)
     emit(as_json, facts, lambda: _text(facts))
-    if run.guard.unreadable:
-        raise typer.Exit(SOME_UNREADABLE)
 
 
 def report_shard(run: FitRun, shard: Shard, as_json: bool) -> None:

@@ -26,6 +26,7 @@ from neroli.guard import Guard
 from neroli.head import LinearHead
 from neroli.models import load_classifier, model_source
 from neroli.scale.blocks import divisible
+from neroli.scale.distributed import DistributedActivations, Workers
 from neroli.scale.gathering import Gather, GatheringStore
 from neroli.scale.job import FILE, FitOptions, Job
 from neroli.scale.partition import PARTS, Partition, Shard
@@ -171,6 +172,27 @@ class FitRun:
             # what the guard itself says of the images is said by ``conclude``, once
             warnings.filterwarnings("ignore", category=NeroliWarning, module=re.escape(__name__))
             guard.fit(training, keep_examples=kept)
+
+    def learn_together(self, workers: Workers) -> None:
+        """Fit the guard on several processes, each of which extracts its part of the images.
+
+        Raises:
+            NeroliError: as ``learn``, and as ``Workers.agreed`` where another process failed.
+        """
+        shard, first = workers.shard, workers.rank == 0
+        with workers.agreed():
+            if first:
+                self.begin(shard.of)
+        with workers.apart():
+            part = self.extract_shard(shard)["training"]
+        workers.wait()
+        with workers.agreed():
+            if first:
+                self.join(shard.of)
+        whole = ActivationStore(self.folder / "training")
+        # a part without any readable image has the columns of the others
+        own = part if part is not None and len(part) else next(whole.batches(1))[:0]
+        self.learn(DistributedActivations(own, workers).gathered)
 
     def conclude(self, allow_low_agreement: bool = False) -> None:
         """Calibrate and save.

@@ -9,6 +9,7 @@ import typer
 
 from neroli.cli.common import (
     EXIT_CODES,
+    SOME_UNREADABLE,
     BatchSize,
     Device,
     Json,
@@ -67,6 +68,8 @@ def merge(
         run.learn(remaining.gathered)
         run.conclude(allow_low_agreement)
         report_fit(run, as_json)
+        if run.guard.unreadable:
+            raise typer.Exit(SOME_UNREADABLE)
 
 
 merge.__doc__ = f"{merge.__doc__}\n    {EXIT_CODES}"
