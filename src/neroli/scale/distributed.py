@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -150,11 +151,12 @@ class Workers:
         try:
             dist.broadcast(placed, source, self.group)
         except RuntimeError as error:
+            place = r"^\[\S+\] |\[\S+\]:\d+.*"  # of source code and machine
+            reason = re.sub(place, "", str(error).splitlines()[0]).strip()
             raise _Lost(
-                f"Another process of this run has ended or does not answer "
-                f"({str(error).splitlines()[0][:200]}): what is done is kept, the same command "
-                "goes on."
-            ) from None
+                f"Another process of this run has ended or does not answer ({reason}): what is "
+                "done is kept, the same command goes on."
+            ) from error
         return placed.cpu()
 
 
