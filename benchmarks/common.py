@@ -8,7 +8,7 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,20 +25,36 @@ def shared_data() -> Path:
     return path
 
 
+def ratios_in_turn(
+    jobs: Mapping[str, Callable[[], object]], base: Callable[[], object], rounds: int = 7
+) -> dict[str, list[float]]:
+    """Time of every job over that of ``base``, all run in turn, in rounds; of each round."""
+    for job in (base, *jobs.values()):
+        job()
+    ratios: dict[str, list[float]] = {name: [] for name in jobs}
+    for _ in range(rounds):
+        alone = _seconds(base)
+        for name, job in jobs.items():
+            ratios[name].append(_seconds(job) / alone)
+    return ratios
+
+
+def spread(values: Sequence[float]) -> tuple[float, float, float]:
+    """Their median, lowest and highest."""
+    return statistics.median(values), min(values), max(values)
+
+
 def paired_ratio(
     ours: Callable[[], object], theirs: Callable[[], object], rounds: int = 7
 ) -> tuple[float, float, float]:
     """Time of ``ours`` over ``theirs``, run in turn: median, lowest and highest of the pairs."""
-    ours(), theirs()
-    ratios = []
-    for _ in range(rounds):
-        seconds = []
-        for job in (ours, theirs):
-            start = time.perf_counter()
-            job()
-            seconds.append(time.perf_counter() - start)
-        ratios.append(seconds[0] / seconds[1])
-    return statistics.median(ratios), min(ratios), max(ratios)
+    return spread(ratios_in_turn({"ours": ours}, theirs, rounds)["ours"])
+
+
+def _seconds(job: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    job()
+    return time.perf_counter() - start
 
 
 class PeakMemory:

@@ -212,10 +212,14 @@ class Report:
         if ratio > bound and each >= 1:
             self.misses.append(f"{name}: {ratio:.2f} (bound {bound}; {each:.2f} ms a 1,000 rows)")
 
+    @property
+    def geometric_mean(self) -> float:
+        """Of the ratios of all that pytorch-ood has too."""
+        return math.exp(statistics.mean(map(math.log, self.ratios.values())))
+
     def conclude(self) -> None:
         if self.ratios:
-            mean = math.exp(statistics.mean(map(math.log, self.ratios.values())))
-            print(f"\nGeometric mean of {len(self.ratios)} ratios: {mean:.3f}")
+            print(f"\nGeometric mean of {len(self.ratios)} ratios: {self.geometric_mean:.3f}")
             print("Above their bound: " + ("; ".join(self.misses) or "none"), flush=True)
 
 
@@ -235,8 +239,8 @@ def together(setting: Setting, names: Sequence[str], slowest: str) -> None:
     )
 
 
-def table(setting: Setting, names: Sequence[str], rounds: int) -> None:
-    """Print the table of a setting."""
+def table(setting: Setting, names: Sequence[str], rounds: int) -> Report:
+    """Print the table of a setting, and what is to be said of it."""
     head, training, new = synthetic(setting)
     report = Report()
     for name in names:
@@ -253,6 +257,7 @@ def table(setting: Setting, names: Sequence[str], rounds: int) -> None:
         del detector, jobs
         gc.collect()
     report.conclude()
+    return report
 
 
 def head_level() -> list[str]:

@@ -8,9 +8,11 @@ Random weights, or the trained CIFAR-10 networks where the real data are. Prints
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
-from common import paired_ratio
+from common import ratios_in_turn, spread
 from torch import nn
 
 from neroli import Classifier
@@ -35,9 +37,19 @@ def networks() -> list[tuple[str, nn.Module, int]]:
     ]
 
 
-def timings(rounds: int) -> None:
-    print("| network | images | method | rules | heat map / forward pass | lowest | highest |")
-    print("|---|---|---|---|---|---|---|")
+@dataclass(frozen=True)
+class Timed:
+    """Heat maps of a network over its forward pass: of each round, and how they were made."""
+
+    network: str
+    side: int
+    method: str
+    rules: str
+    ratios: list[float]
+
+
+def timings(rounds: int) -> Iterator[Timed]:
+    """Of every network in turn."""
     for name, model, side in networks():
         classifier = Classifier(model.eval())
         images = torch.randn(BATCH, 3, side, side)
@@ -50,12 +62,8 @@ def timings(rounds: int) -> None:
         def explain(classifier: Classifier = classifier, images: torch.Tensor = images) -> None:
             of_prediction(classifier, images, batch_size=BATCH)
 
-        median, low, high = paired_ratio(explain, forward, rounds)
-        over = " (over the bound)" * (median > BOUND)
-        print(
-            f"| {name} | {BATCH} of {side}x{side} | {heatmap.method} | {heatmap.rules} "
-            f"| {median:.1f}{over} | {low:.1f} | {high:.1f} |"
-        )
+        ratios = ratios_in_turn({name: explain}, forward, rounds)[name]
+        yield Timed(name, side, heatmap.method, heatmap.rules, ratios)
 
 
 def conservation() -> None:
@@ -80,7 +88,15 @@ def main() -> None:
     options = arguments.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    timings(options.rounds)
+    print("| network | images | method | rules | heat map / forward pass | lowest | highest |")
+    print("|---|---|---|---|---|---|---|")
+    for timed in timings(options.rounds):
+        median, low, high = spread(timed.ratios)
+        over = " (over the bound)" * (median > BOUND)
+        print(
+            f"| {timed.network} | {BATCH} of {timed.side}x{timed.side} | {timed.method} "
+            f"| {timed.rules} | {median:.1f}{over} | {low:.1f} | {high:.1f} |"
+        )
     conservation()
 
 

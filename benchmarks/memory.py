@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -51,6 +52,26 @@ def fit_and_report(path: Path) -> None:
     print(memory.peak, memory.peak - memory.start, time.perf_counter() - start)
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """What fitting from a store took: MB of anonymous memory at most, of which some before the
+    fit, and seconds."""
+
+    rows: int
+    peak: float
+    rise: float
+    seconds: float
+
+
+def fitted(rows: int, features: int, classes: int) -> Fitted:
+    """Fitting all from a store, in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder) / "store", rows, features, classes)
+        command = [sys.executable, __file__, "--fit", f"{folder}/store"]
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return Fitted(rows, *map(float, output.split()))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, nargs="+", default=[50_000, 1_000_000])
@@ -63,15 +84,11 @@ def main() -> None:
         return
     peaks = []
     for rows in options.rows:
-        with tempfile.TemporaryDirectory() as folder:
-            write(Path(folder) / "store", rows, options.features, options.classes)
-            command = [sys.executable, __file__, "--fit", f"{folder}/store"]
-            output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        peak, rise, seconds = map(float, output.split())
-        peaks.append(peak)
+        found = fitted(rows, options.features, options.classes)
+        peaks.append(found.peak)
         print(
-            f"{rows:>9,} x {options.features}: peak {peak:.0f} MB anonymous "
-            f"({rise:.0f} MB above the start), {seconds:.1f} s"
+            f"{rows:>9,} x {options.features}: peak {found.peak:.0f} MB anonymous "
+            f"({found.rise:.0f} MB above the start), {found.seconds:.1f} s"
         )
     print(f"ratio of the peaks: {peaks[-1] / peaks[0]:.3f} (bound 1.1)")
 

@@ -144,8 +144,8 @@ if __name__ == "__main__":
             print(told("300 clients", load(server, files, 300, options.seconds)))
         with Server(guard, folder / "memory.sqlite", options.port) as server:
             load(server, files, options.clients, 600, requests=1000)
-            before = server.megabytes()
-            load(server, files, options.clients, 3600, requests=options.requests)
-            print(
-                f"memory: {before:.0f} MB, {server.megabytes():.0f} MB {options.requests:,} later"
-            )
+            print(f"memory: {server.megabytes():.0f} MB after 1,000 requests")
+            for quarter in range(1, 5):
+                load(server, files, options.clients, 3600, requests=options.requests // 4)
+                sent = 1000 + quarter * options.requests // 4
+                print(f"memory: {server.megabytes():.0f} MB after {sent:,} requests")

@@ -65,6 +65,6 @@ def explanation(**changed: Any) -> Explanation:
         ),
         "heatmap": heatmap(relevance),
         "deviation": heatmap(-relevance),
-        "examples": Examples([], {}, {}, {}),
+        "examples": Examples([], {}, {}, {}, {}),
     }
     return Explanation(**(values | changed))

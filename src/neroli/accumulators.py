@@ -7,6 +7,7 @@ nested) is JSON, itself a tensor of bytes. No pickle: what is read can only be d
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
@@ -72,6 +73,25 @@ def unpack(
                 setattr(statistic, field.name, value)
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise ArtefactError(f"The statistics are damaged ({error}): gather them again.") from None
+
+
+def merge(
+    tensors: Mapping[str, Tensor],
+    into: Sequence[Statistic[Any]],
+    device: torch.device | str | None = None,
+) -> None:
+    """Merge what ``packed`` gave into statistics of the same requests.
+
+    Args:
+        tensors, into, device: as of ``unpack``.
+
+    Raises:
+        ArtefactError: as ``unpack``.
+    """
+    others = [copy.copy(statistic) for statistic in into]
+    unpack(tensors, others, device)
+    for statistic, other in zip(into, others, strict=True):
+        statistic.merge(other)
 
 
 def _gathered(statistic: Statistic[Any]) -> list[dataclasses.Field[Any]]:

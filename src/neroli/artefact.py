@@ -23,6 +23,7 @@ from neroli.data.preprocessing import Preprocessing
 from neroli.data.sources import Content
 from neroli.detectors import Detector, create
 from neroli.errors import ArtefactError
+from neroli.execution import AS_IT_IS, Execution
 from neroli.explain.reference import Reference
 from neroli.files import atomic_path, digest, is_free, locked
 from neroli.overlap import TrainingImages
@@ -61,9 +62,10 @@ class ClassifierPart(_Part):
     input_shape: list[int] | None
     taps: list[str]
     prepool: str | None
+    execution: Execution = AS_IT_IS
 
     @classmethod
-    def of(cls, classifier: Classifier, requires: Requirements) -> Self:
+    def of(cls, classifier: Classifier, requires: Requirements, execution: Execution) -> Self:
         return cls(
             weights_hash=classifier.weights_hash(),
             head=classifier.head_name,
@@ -74,6 +76,7 @@ class ClassifierPart(_Part):
             input_shape=None if classifier.input_shape is None else list(classifier.input_shape),
             taps=[str(tap) for tap in requires.taps],
             prepool=classifier.prepool_name if requires.prepool else None,
+            execution=execution,
         )
 
     def around(self, model: nn.Module, folder: Path | str) -> Classifier:
@@ -89,6 +92,7 @@ class ClassifierPart(_Part):
             prepool=self.prepool,
             preprocessing=self.preprocessing,
             class_names=self.class_names,
+            execution=self.execution,
         )
         if self.input_shape is not None:
             classifier.input_shape = tuple(self.input_shape)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,10 +12,12 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
 from neroli.activations import Activations
+from neroli.compiling import CompiledNetwork
 from neroli.data.preprocessing import Preprocessing
 from neroli.data.sources import as_images
 from neroli.discovery import find_head
 from neroli.errors import HeadNotFound, InvalidInput
+from neroli.execution import AS_IT_IS, Execution
 from neroli.exported import with_linear_modules
 from neroli.files import tensors_digest
 from neroli.head import HeadPath, LinearHead
@@ -46,6 +49,7 @@ class Classifier:
         preprocessing: how pictures become the network's input; needed for anything but float
             tensors.
         class_names: names of the C classes, if known.
+        execution: how the network is run; as it is when left out.
 
     Raises:
         HeadNotFound: if ``head`` is given and the model has no such linear layer.
@@ -61,6 +65,7 @@ class Classifier:
         prepool: str | None = None,
         preprocessing: Preprocessing | None = None,
         class_names: Sequence[str] | None = None,
+        execution: Execution = AS_IT_IS,
     ) -> None:
         if isinstance(model, ExportedProgram | GraphModule):
             model = with_linear_modules(model)
@@ -68,6 +73,8 @@ class Classifier:
             raise InvalidInput(f"model must be a torch.nn.Module, got a {type(model).__name__}.")
         self.model = model
         self.preprocessing = preprocessing
+        self.execution = execution
+        self._compiled: CompiledNetwork | None = None
         if isinstance(class_names, str):
             raise InvalidInput(f"class_names must be a list of names, got {class_names!r}.")
         self.class_names = None if class_names is None else [str(name) for name in class_names]
@@ -161,7 +168,8 @@ class Classifier:
         """
         if self._prepool is None:
             some = self._few(images)
-            self._prepool = find_prepool(self.model, some, self(some).features)
+            self.find_head(some)
+            self._prepool = find_prepool(self.model, some, self.as_it_is()(some).features)
         return str(self._prepool)
 
     def check_requirements(self, requires: Requirements) -> None:
@@ -185,7 +193,8 @@ class Classifier:
             requires: what else to keep while the network runs.
 
         Returns:
-            Activations on the model's device; half precision becomes float32.
+            Activations on the model's device; half precision becomes float32. Where ``execution``
+            runs the network in half precision, the head is computed in float32.
 
         Raises:
             HeadNotFound: on the first images, if there is no linear head, or no map before pooling
@@ -204,11 +213,9 @@ class Classifier:
         if requires.prepool:
             layer = self.find_prepool(images)
             extras = dict(zip(PREPOOL, (Tap(layer, "max"), Tap(layer, "mean")), strict=True))
-        head, calls = HeadPath.parse(self.head_name), LastCalls()
-        tapped: dict[str, Tensor] = {}
-        watchers = [*calls.watch(head.modules), *watchers_of(taps | extras, images, tapped)]
-        with watched(self.model, watchers):
-            run(self.model, images)
+        head = HeadPath.parse(self.head_name)
+        with self.execution.applied(images.device):
+            calls, tapped = self._run(self.execution.laid_out(images), head, taps | extras)
         absent = [*(set(head.modules) - calls.keys()), *((taps | extras).keys() - tapped.keys())]
         if absent:
             raise HeadNotFound(
@@ -216,6 +223,9 @@ class Classifier:
                 "input, which neroli does not support."
             )
         features, logits = map(_full_precision, head.read(calls))
+        if self.execution.is_half:
+            self._check_range(features)
+            logits = self.head(features)
         labels = None if labels is None else torch.as_tensor(labels).to(features.device)
         return Activations(
             features,
@@ -225,6 +235,38 @@ class Classifier:
             taps={name: tapped[name] for name in taps},
             extras={name: tapped[name] for name in extras} | self._probed(images, requires),
         )
+
+    def as_it_is(self) -> Classifier:
+        """This classifier, running the network as it is; itself if it does so anyway."""
+        if self.execution == AS_IT_IS:
+            return self
+        plain = copy.copy(self)
+        plain.execution = AS_IT_IS
+        return plain
+
+    def _run(
+        self, images: Tensor, head: HeadPath, taps: Mapping[str, Tap]
+    ) -> tuple[Mapping[str, tuple[Tensor, Tensor]], dict[str, Tensor]]:
+        """What the head's modules took and gave, and what taps pooled, by name."""
+        if self.execution.compile:
+            if self._compiled is None or not self._compiled.is_of(self.model):
+                self._compiled = CompiledNetwork(self.model)
+            return self._compiled(images, head, taps)
+        calls, tapped = LastCalls(), dict[str, Tensor]()
+        watchers = [*calls.watch(head.modules), *watchers_of(taps, images, tapped)]
+        with watched(self.model, watchers):
+            run(self.model, images)
+        return calls, tapped
+
+    def _check_range(self, features: Tensor) -> None:
+        """Raise InvalidInput if half precision could not hold what the network computed."""
+        bad = (~torch.isfinite(features).all(1)).nonzero()
+        if len(bad):
+            raise InvalidInput(
+                f"In {self.execution.precision} the features of image {int(bad[0])} of the batch "
+                "are NaN or infinite (numbers of float16 end at 65,504): run the network in "
+                "bfloat16 or float32."
+            )
 
     def _probed(self, images: Tensor, requires: Requirements) -> dict[str, Tensor]:
         std = None if self.preprocessing is None else self.preprocessing.std
@@ -260,8 +302,17 @@ class Classifier:
 
     def placed(self, images: Tensor) -> Tensor:
         """Images on the device and in the precision of the model."""
-        parameter = next((p for p in self.model.parameters() if p.is_floating_point()), None)
+        parameter = self._first_parameter()
         return images if parameter is None else images.to(parameter.device, parameter.dtype)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model stands."""
+        parameter = self._first_parameter()
+        return torch.device("cpu") if parameter is None else parameter.device
+
+    def _first_parameter(self) -> Tensor | None:
+        return next((p for p in self.model.parameters() if p.is_floating_point()), None)
 
 
 def _full_precision(tensor: Tensor) -> Tensor:

@@ -62,6 +62,10 @@ class EngineError(NeroliError):
     """Work on several processes or machines cannot start, stalled, or lost its workers for good."""
 
 
+class FailedElsewhere(EngineError):
+    """Another process of the same run failed, and says why."""
+
+
 class RecordsError(NeroliError):
     """The records of a server cannot be read or written: damaged, too new, or a full disk."""
 

@@ -6,13 +6,14 @@ import json
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -22,8 +23,10 @@ from neroli.data.classes import ClassMatch, match_classes
 from neroli.data.folders import ImageFiles
 from neroli.data.opening import open_images
 from neroli.data.pictures import Pictures
+from neroli.data.prefetching import copier, prefetched
 from neroli.data.sources import Failure, ImageBatch, ImageLoader, ImageSource
 from neroli.errors import InvalidInput, NotEnoughImages
+from neroli.execution import AS_IT_IS
 from neroli.files import text_digest
 from neroli.store import ActivationStore, Origin, StoreWriter, finished
 from neroli.taps import NOTHING, Kept, Requirements
@@ -62,15 +65,27 @@ def stream(
     Raises:
         HeadNotFound, InvalidInput: as ``Classifier``.
     """
-    with progress_bar(source.size, start, progress) as advance:
-        for batch in source.batches(
-            classifier.preprocessing, batch_size, start, classifier.input_shape
-        ):
+    batches = source.batches(classifier.preprocessing, batch_size, start, classifier.input_shape)
+    with (
+        progress_bar(source.size, start, progress) as advance,
+        closing(_placed(batches, classifier.device, source)) as placed,
+    ):
+        for batch, images in placed:
             activations = None
-            if len(batch.images):
-                activations = classifier(batch.images, batch.labels, batch.ids, requires)
+            if len(images):
+                activations = classifier(images, batch.labels, batch.ids, requires)
             yield Extracted(batch, activations)
             advance(batch.end)
+
+
+def _placed(
+    batches: Iterator[ImageBatch], device: torch.device, source: ImageSource
+) -> Generator[tuple[ImageBatch, Tensor], None, None]:
+    """Batches, and their images where the network is, made ready while it computes."""
+    copied = copier(device)
+    placed = ((batch, copied(batch.images)) for batch in batches)
+    # a loader is the user's own code, and may mind the thread it is called in
+    yield from placed if isinstance(source, ImageLoader) else prefetched(placed)
 
 
 def extract(
@@ -284,7 +299,7 @@ def find_head(
 
 
 def store_key(origin: Origin, classifier: Classifier, source: ImageSource, kept: Kept) -> str:
-    """What identifies a store: weights, head, preprocessing, taps and the images in order."""
+    """What identifies a store: weights, head, preprocessing, execution, taps and the images."""
     preprocessing = classifier.preprocessing
     parts: dict[str, Any] = {
         **asdict(origin),
@@ -295,6 +310,8 @@ def store_key(origin: Origin, classifier: Classifier, source: ImageSource, kept:
         "input_shape": classifier.input_shape,  # pictures of another are unreadable
         "images": source.fingerprint or uuid.uuid4().hex,  # unknown images are never the same
     }
+    if classifier.execution != AS_IT_IS:
+        parts["execution"] = asdict(classifier.execution)
     return text_digest([json.dumps(parts, sort_keys=True)])
 
 

@@ -21,6 +21,7 @@ from neroli.data.pictures import Pictures
 from neroli.data.sources import Failure, ImageSource
 from neroli.detectors import Detector
 from neroli.errors import InvalidInput, NeroliWarning, NotCalibrated, NotFitted
+from neroli.execution import Execution
 from neroli.explain.reference import Reference
 from neroli.extraction import (
     IMAGE_BATCH,
@@ -57,6 +58,8 @@ class Guard:
             raise InvalidInput(f"A guard needs a detector object such as NERO(), got {detector!r}.")
         self.classifier = classifier
         self.detector = copy.copy(detector)  # which others may fit elsewhere
+        self.execution = classifier.execution
+        """How the network was run in ``fit``."""
         self.calibration: Calibration | None = None
         self.model_source: ModelSource | None = None
         self.training: TrainingPart | None = None
@@ -138,6 +141,7 @@ class Guard:
         if keep_examples and not isinstance(training, ActivationStore):
             reference.add_thumbnails(training, self.classifier)
         self.reference = reference
+        self.execution = self.classifier.execution
         self.calibration = self.held_out = None
         if self.training.doubt:
             self._warn(self.training.doubt)
@@ -324,13 +328,21 @@ class Guard:
         saving.save(self, folder)
 
     @classmethod
-    def load(cls, folder: Path | str, model: nn.Module) -> Self:
+    def load(
+        cls, folder: Path | str, model: nn.Module, *, execution: Execution | None = None
+    ) -> Self:
         """A saved guard, around the same model it was fitted on.
+
+        Args:
+            folder: what it was saved in.
+            model: the model.
+            execution: how to run it, with a warning if scores may differ; as the guard was fitted
+                when left out.
 
         Raises:
             ArtefactError: if there is none, it is damaged, of a newer schema, or of another model.
         """
-        return saving.load(cls, folder, model)
+        return saving.load(cls, folder, model, execution)
 
     def manifest(self) -> Manifest:
         """What a saved guard says of itself, as ``manifest.json`` holds it.

@@ -135,12 +135,12 @@ def _hook(watcher: Watcher, thread: int) -> Callable[..., None]:
         module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any
     ) -> None:
         if threading.get_ident() == thread:
-            watcher(_first_tensor((*inputs, *named.values())), _first_tensor(output))
+            watcher(first_tensor((*inputs, *named.values())), first_tensor(output))
 
     return hook
 
 
-def _first_tensor(value: Any) -> Tensor | None:
+def first_tensor(value: Any) -> Tensor | None:
     """The tensor that a value is, or the first in it: layers of transformers return tuples."""
     if isinstance(value, Tensor):
         return value

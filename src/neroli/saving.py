@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -11,7 +12,8 @@ from torch import nn
 from neroli import artefact
 from neroli.artefact import ClassifierPart, DetectorPart, Manifest
 from neroli.detectors import is_registered
-from neroli.errors import InvalidInput, NotFitted
+from neroli.errors import InvalidInput, NeroliWarning, NotFitted
+from neroli.execution import Execution
 
 if TYPE_CHECKING:
     from neroli.guard import Guard
@@ -40,14 +42,16 @@ def manifest_of(guard: Guard) -> Manifest:
     return Manifest(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         detector=DetectorPart.of(guard.detector),
-        classifier=ClassifierPart.of(guard.classifier, guard.detector.requires),
+        classifier=ClassifierPart.of(guard.classifier, guard.detector.requires, guard.execution),
         training=guard.training,
         calibration=guard.held_out,
         model_source=guard.model_source,
     )
 
 
-def load(kind: type[GuardT], folder: Path | str, model: nn.Module) -> GuardT:
+def load(
+    kind: type[GuardT], folder: Path | str, model: nn.Module, execution: Execution | None = None
+) -> GuardT:
     """See ``Guard.load``."""
     manifest = artefact.read_manifest(folder)
     classifier = manifest.classifier.around(model, folder)
@@ -55,7 +59,12 @@ def load(kind: type[GuardT], folder: Path | str, model: nn.Module) -> GuardT:
         manifest, artefact.read_state(folder, manifest)
     )
     classifier.check_requirements(detector.requires)
+    if execution is not None:
+        if change := execution.change_from(classifier.execution):
+            warnings.warn(change, NeroliWarning, stacklevel=3)
+        classifier.execution = execution
     guard = kind(classifier, detector)
+    guard.execution = manifest.classifier.execution
     guard.calibration, guard.held_out = calibration, manifest.calibration
     guard.training, guard.known, guard.reference = manifest.training, known, reference
     guard.model_source = manifest.model_source

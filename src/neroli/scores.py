@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute
@@ -23,6 +23,10 @@ from neroli.data.sources import Failure
 from neroli.errors import ArtefactError, InvalidInput
 from neroli.files import atomic_path, is_free, locked
 from neroli.verdicts import GuardedBatch
+
+if TYPE_CHECKING:
+    from neroli.data.sources import ImageSource
+    from neroli.guard import Guard
 
 SCHEMA = pa.schema(
     [
@@ -154,6 +158,30 @@ class ScoreTable:
                 self._parts.append(part)
             else:
                 part.unlink()
+
+
+def scored(
+    guard: Guard, source: ImageSource, path: Path, key: str, manifest: Manifest, batch_size: int
+) -> Summary:
+    """Write the table of a guard's verdicts on the images of a source.
+
+    Args:
+        guard: calibrated.
+        source: the images.
+        path, key, manifest: as ``ScoreTable`` takes them.
+        batch_size: images through the network at a time.
+
+    Raises:
+        InvalidInput: if the images cannot be used at all.
+        ArtefactError: if the table cannot be written.
+    """
+    table = ScoreTable(path, key, manifest)
+    try:
+        for batch in guard.stream(source, start=table.position, batch_size=batch_size):
+            table.append(batch)
+    finally:
+        table.flush()
+    return table.finish()
 
 
 def check_table_path(path: Path) -> None:

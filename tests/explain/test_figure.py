@@ -53,7 +53,8 @@ CASES = {
     "thumbnails": {
         "examples": Examples(
             [("aa", 1.0), ("bb", 2.0)],
-            {0: ["aa", "cc"], 1: ["cc"]},
+            {0: ["cc"], 1: ["cc"]},
+            {0: ["aa"], 1: []},
             {},
             {name: np.zeros((64, 64, 3), dtype=np.uint8) for name in ("aa", "bb")},
         )

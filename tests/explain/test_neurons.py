@@ -103,6 +103,24 @@ def test_the_reference_keeps_the_images_that_show_a_neuron(
     assert len(reference.state["examples"]) == 20
 
 
+def test_of_the_kept_images_those_are_shown_in_which_a_neuron_says_most(
+    known: Activations, head: LinearHead
+) -> None:
+    line = LINe()
+    reference = Reference(line, top=3, examples=20)
+    fit([line, reference], known, head)
+    assert known.ids is not None
+    kept = [known.ids.index(bytes(row.tolist()).hex()) for row in reference.example_ids]
+    evidence = (head.weight[known.predictions[kept]] * known.features[kept]).numpy()
+    found = neurons_of(line, reference, known[:1])
+    shown = reference.examples_of(found, [0, 5]).kept_of_neurons
+    assert shown.keys() == {0, 5}
+    for neuron, ids in shown.items():
+        order = np.argsort(-evidence[:, neuron], kind="stable")
+        expected = [known.ids[kept[i]] for i in order[:3] if evidence[i, neuron] > 0]
+        assert ids == expected
+
+
 def test_what_is_not_fitted_says_so(new: Activations, known: Activations, head: LinearHead) -> None:
     line = LINe().fit(known, head)
     with pytest.raises(NotFitted, match="reference"):

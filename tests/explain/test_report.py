@@ -28,7 +28,8 @@ def page(guard: Guard, path: Path, explanations: list[Explanation], **more: Any)
 
 WITH_PICTURES = Examples(
     [("aa" * 16, 1.0)],
-    {0: ["aa" * 16, "cc" * 16]},
+    {0: ["cc" * 16]},
+    {0: ["aa" * 16]},
     {1: ["dd" * 16]},
     {"aa" * 16: np.zeros((64, 64, 3), dtype=np.uint8)},
 )
@@ -61,9 +62,10 @@ def test_it_says_what_the_explanation_says(guard: Guard, tmp_path: Path) -> None
     explanation = given.explanation(examples=WITH_PICTURES)
     found = page(guard, tmp_path / "r.html", [explanation])
     assert explanation.summary in found.text
-    for part in ("2", "1 ± 0.5", "+1.2", "75%", "silent: its usual", "+0.5: a rest", "cc" * 6):
+    for part in ("2", "1 ± 0.5", "+1.2", "75%", "silent: its usual", "+0.5: a rest", "dd" * 6):
         assert part in found.text
     assert "What the network was given" in found.text
+    assert "cc" * 6 not in found.text  # the kept images of the neuron are shown, not named
     assert "How to read this, and what it does not prove" in found.text
     manifest = guard.manifest()
     for part in (manifest.classifier.weights_hash, manifest.created, "with 90% confidence"):

@@ -72,7 +72,7 @@ def test_an_image_that_comes_again_is_recorded_but_has_one_p_value_a_guard(
 
 def naive(pool: list, order: str) -> list[str]:
     keys = {
-        "p_value": lambda pair: (pair[1].p_value, pair[0]),
+        "p_value": lambda pair: (pair[1].p_value, -pair[1].score, pair[0]),
         "newest": lambda pair: (-pair[1].at, -pair[0]),
         "oldest": lambda pair: (pair[1].at, pair[0]),
         "random": lambda pair: pair[1].id,
@@ -85,7 +85,14 @@ def test_pages_hold_every_record_once_in_order_also_among_ties(
     records: Records, order: str
 ) -> None:
     draw = random.Random(0)
-    pool = [scored(at=draw.randrange(5), p_value=draw.choice([0.1, 1 / 3])) for _ in range(50)]
+    pool = [
+        scored(
+            at=draw.randrange(5),
+            p_value=draw.choice([0.1, 1 / 3]),
+            score=draw.choice([1 / 3, 2.0, 12.0]),
+        )
+        for _ in range(50)
+    ]
     records.add(pool)
     found, after = [], None
     while True:

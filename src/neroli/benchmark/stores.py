@@ -191,6 +191,7 @@ def readable_positions(pictures: Pictures, store: ActivationStore) -> list[int]:
 
 def _tried(classifier: Classifier, few: object, requires: Requirements) -> float | str:
     """How long the network takes with what is required beside a plain run, or why it fails."""
+    classifier = classifier.as_it_is()  # each requirement would be compiled anew
     try:
         classifier(few, requires=requires)
     except Exception as error:  # of the model, which may not like to be run otherwise

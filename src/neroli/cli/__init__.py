@@ -13,6 +13,7 @@ from neroli.cli import (
     explain,
     fit,
     inspect,
+    merge,
     records,
     score,
     serve,
@@ -47,6 +48,7 @@ def _options(
 
 app.command("train")(train.train)
 app.command("fit")(fit.fit)
+app.command("merge")(merge.merge)
 app.command("score")(score.score)
 app.command("explain")(explain.explain)
 app.command("records")(records.records)

@@ -13,14 +13,18 @@ from neroli.cli.common import (
     EXIT_CODES,
     SOME_UNREADABLE,
     BatchSize,
+    ChannelsLast,
     ClassMap,
+    Compile,
     Crop,
     Device,
     Interpolation,
     Json,
     PerChannel,
+    Precision,
     Resize,
     emit,
+    execution_with,
     preprocessing_with,
     reported,
 )
@@ -96,6 +100,9 @@ def bench(
     ] = 10,
     batch_size: BatchSize = 64,
     device: Device = "cpu",
+    precision: Precision = None,
+    channels_last: ChannelsLast = None,
+    compile: Compile = None,
     as_json: Json = False,
 ) -> None:
     """Compare detectors on known ID and OOD images: tables with intervals, and a report.
@@ -137,6 +144,9 @@ def bench(
         )
         images = benchmark_images(chosen, data)
         classifier = classifier_of(chosen, images, data, out, device=device, say=_say)
+        classifier.execution = execution_with(
+            classifier.execution, precision, channels_last, compile
+        )
         classifier.preprocessing = preprocessing_with(
             classifier.preprocessing, resize, crop, mean, std, interpolation
         )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from neroli.data.preprocessing import Preprocessing
     from neroli.data.sources import Failure
     from neroli.data.tables import Columns
+    from neroli.execution import Execution
 
 ERROR = 1
 SOME_UNREADABLE = 3
@@ -25,7 +26,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard outpu
 BatchSize = Annotated[int, typer.Option(min=1, help="Images through the network at a time.")]
 Device = Annotated[str, typer.Option(help="Where the network runs: cpu, cuda, cuda:1, mps.")]
 Engine = Annotated[
-    str, typer.Option(help="What runs the network: local (this process) or ray (see docs/ray.md).")
+    str,
+    typer.Option(
+        help="What runs the network: local (this process), ray (see docs/ray.md), or torchrun, "
+        "which starts this command (see docs/scale.md)."
+    ),
 ]
 PathColumn = Annotated[str | None, typer.Option(help="Of a table: files. [default: path]")]
 LabelColumn = Annotated[str | None, typer.Option(help="Of a table: classes. [default: label]")]
@@ -34,6 +39,16 @@ GroupColumn = Annotated[
     typer.Option(help="Of a table: patients or procedures, if known. [default: group]"),
 ]
 Every = Annotated[int, typer.Option(min=1, help="Of a video: take every n-th frame.")]
+Precision = Annotated[
+    str | None,
+    typer.Option(help="Of the network: float32, bfloat16 or float16; see docs/performance.md."),
+]
+ChannelsLast = Annotated[
+    bool | None, typer.Option(help="Lay images out with channels last in memory.")
+]
+Compile = Annotated[
+    bool | None, typer.Option(help="Compile the network with torch.compile: waits once.")
+]
 ClassMap = Annotated[
     Path | None, typer.Option(help="JSON file: folder or label to class index or name.")
 ]
@@ -43,12 +58,18 @@ PerChannel = Annotated[str | None, typer.Option(help="Per channel, of values in 
 Interpolation = Annotated[
     str | None, typer.Option(help="Of resizing: nearest, bilinear, bicubic or lanczos.")
 ]
+LowAgreement = Annotated[
+    bool,
+    typer.Option(
+        "--allow-low-agreement", help="Go on though predictions hardly agree with the folders."
+    ),
+]
 
 
 @contextmanager
 def reported(as_json: bool) -> Iterator[None]:
     """Turn neroli's errors into one sentence and exit code 1, and its warnings into plain lines."""
-    from neroli.errors import NeroliError, NeroliWarning
+    from neroli.errors import FailedElsewhere, NeroliError, NeroliWarning
 
     def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
         note = message if issubclass(category, NeroliWarning) else f"{category.__name__}: {message}"
@@ -59,6 +80,8 @@ def reported(as_json: bool) -> Iterator[None]:
         warnings.simplefilter("always", NeroliWarning)
         try:
             yield
+        except FailedElsewhere:
+            raise typer.Exit(ERROR) from None
         except NeroliError as error:
             if as_json:
                 print(json.dumps({"error": type(error).__name__, "message": str(error)}))
@@ -90,6 +113,21 @@ def columns_named(
 
     given = {"path": path, "label": label, "group": group}
     return Columns(**{kind: name for kind, name in given.items() if name is not None})
+
+
+def execution_with(
+    stated: Execution, precision: str | None, channels_last: bool | None, compile: bool | None
+) -> Execution:
+    """How a network is run, with what the user asked for instead.
+
+    Raises:
+        InvalidInput: if the precision is unknown.
+    """
+    from dataclasses import replace
+
+    asked = {"precision": precision, "channels_last": channels_last, "compile": compile}
+    changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    return replace(stated, **changes)
 
 
 def preprocessing_with(

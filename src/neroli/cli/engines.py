@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from neroli.scale.distributed import Workers
     from neroli.scale.ray_cluster import RayCluster
 
-ENGINES = ("local", "ray")
+ENGINES = ("local", "ray", "torchrun")
+
+NOT_ON_RAY = (
+    "--precision, --channels-last and --compile are no options of --engine ray: leave them out, or "
+    "choose another engine."
+)
 
 _PANEL = "With --engine ray"
 Address = Annotated[
@@ -72,7 +79,9 @@ def ray_cluster(engine: str, device: str, **given: Any) -> RayCluster | None:
     from neroli.errors import InvalidInput
 
     if engine not in ENGINES:
-        raise InvalidInput(f"--engine takes {' or '.join(ENGINES)}, got {engine!r}.")
+        raise InvalidInput(
+            f"--engine takes {', '.join(ENGINES[:-1])} or {ENGINES[-1]}, got {engine!r}."
+        )
     said = {name: value for name, value in given.items() if value is not None}
     if engine != "ray":
         if said:
@@ -94,6 +103,17 @@ def ray_cluster(engine: str, device: str, **given: Any) -> RayCluster | None:
     return RayCluster(RayOptions(**said))
 
 
-def own_device(cluster: RayCluster | None, device: str) -> str:
+def torchrun_workers(engine: str) -> AbstractContextManager[Workers | None]:
+    """The processes that torchrun started, if it is the engine; see ``Workers.started``."""
+    if engine != "torchrun":
+        return nullcontext()
+    from neroli.scale.distributed import Workers
+
+    return Workers.started()
+
+
+def own_device(cluster: RayCluster | None, device: str, workers: Workers | None = None) -> str:
     """Where the network of this process runs: with Ray it only looks at the first images."""
+    if workers is not None:
+        return workers.device(device)
     return device if cluster is None else "cpu"

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import re
-import shutil
-import sys
-import warnings
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -17,7 +12,9 @@ from neroli.cli.common import (
     EXIT_CODES,
     SOME_UNREADABLE,
     BatchSize,
+    ChannelsLast,
     ClassMap,
+    Compile,
     Crop,
     Device,
     Engine,
@@ -26,16 +23,15 @@ from neroli.cli.common import (
     Interpolation,
     Json,
     LabelColumn,
+    LowAgreement,
     PathColumn,
     PerChannel,
+    Precision,
     Resize,
-    columns_named,
-    emit,
-    list_unreadable,
-    preprocessing_with,
     reported,
 )
 from neroli.cli.engines import (
+    NOT_ON_RAY,
     ActorCpus,
     ActorGpus,
     Actors,
@@ -44,6 +40,7 @@ from neroli.cli.engines import (
     StallAfter,
     own_device,
     ray_cluster,
+    torchrun_workers,
 )
 
 
@@ -73,9 +70,9 @@ def fit(
         str, typer.Option(help="By name, as `neroli detectors` lists them.")
     ] = "nero",
     setting: Annotated[
-        list[str] | None,
+        list[str],
         typer.Option("--set", help="A hyper-parameter, NAME=VALUE; may be repeated."),
-    ] = None,
+    ] = [],  # noqa: B006  # typer makes a new one of it
     false_alarm_rate: Annotated[
         float, typer.Option(help="Share of in-distribution images that may be flagged.")
     ] = 0.05,
@@ -108,14 +105,20 @@ def fit(
             "the nearest; thumbnails of patients' images are patient data.",
         ),
     ] = 0,
-    allow_low_agreement: Annotated[
-        bool,
+    allow_low_agreement: LowAgreement = False,
+    shard: Annotated[
+        str | None,
         typer.Option(
-            "--allow-low-agreement", help="Go on though predictions hardly agree with the folders."
+            metavar="i/n",
+            help="Only run the network on the i-th of n parts of the images; when all are done, "
+            "`neroli merge` fits and calibrates.",
         ),
-    ] = False,
+    ] = None,
     batch_size: BatchSize = 64,
     device: Device = "cpu",
+    precision: Precision = None,
+    channels_last: ChannelsLast = None,
+    compile: Compile = None,
     engine: Engine = "local",
     address: Address = None,
     actors: Actors = None,
@@ -129,20 +132,16 @@ def fit(
 
     Interrupted, the same command goes on where it stopped.
     """
+    given = locals()
     with reported(as_json), contextlib.ExitStack() as stack:
-        from neroli.artefact import free_folder
-        from neroli.calibration import Promise
-        from neroli.data.opening import open_images
-        from neroli.data.pictures import Pictures
-        from neroli.detectors import create
-        from neroli.errors import ClassMapError, NeroliWarning
-        from neroli.extraction import with_classes
-        from neroli.guard import Guard
-        from neroli.models import load_classifier, model_source
+        from neroli.cli.fit_report import report_fit, report_shard
+        from neroli.cli.fit_run import FitRun
+        from neroli.errors import InvalidInput
+        from neroli.scale.job import FitOptions
+        from neroli.scale.partition import Shard
 
-        promise = Promise(false_alarm_rate, guarantee, confidence, per_class)  # type: ignore[arg-type]
-        out = out.resolve()
-        replaces = (free_folder(out) / "manifest.json").exists()
+        part = None if shard is None else Shard.parse(shard)
+        options = FitOptions(**{name: given[name] for name in FitOptions.model_fields})
         cluster = ray_cluster(
             engine,
             device,
@@ -153,148 +152,34 @@ def fit(
             block_size=block_size,
             stall_after=stall_after,
         )
+        if part is not None and engine != "local":
+            raise InvalidInput(f"--shard is for --engine local, which {engine} does without.")
+        workers = stack.enter_context(torchrun_workers(engine))
+        where = own_device(cluster, device, workers)
+        run = FitRun(options, batch_size=batch_size, device=where)
         if cluster is not None:
             from neroli.scale.ray_engine import RayExtractor
-        columns = columns_named(path_column, label_column, group_column)
-        training, held_out = (
-            open_images(path, columns=columns, every=every) for path in (train, calibration)
-        )
-        if held_out.size is not None:
-            promise.rank(held_out.size)  # too few images are better said before the work
-        classifier = load_classifier(model, weights, head=head, device=own_device(cluster, device))
-        chosen = create(detector, **_settings(detector, setting or ()))  # the model may register it
-        classifier.preprocessing = preprocessing_with(
-            classifier.preprocessing, resize, crop, mean, std, interpolation
-        )
-        match, opened = None, training
-        if isinstance(training, Pictures):
-            training, match = with_classes(classifier, training, class_map)
-        if classifier.class_names is None and match is not None:
-            classifier.class_names = match.names(classifier.head.num_classes)
-        guard = Guard(classifier, chosen)
-        guard.model_source = model_source(model, weights, out)
-        kept = store or out.with_name(f"{out.name}.partial")
-        if cluster is not None:
+
+            if options.asks_for_execution:
+                raise InvalidInput(NOT_ON_RAY)
             stack.enter_context(cluster)
-            extract = RayExtractor(
-                classifier, cluster, model, weights, device, columns, batch_size
+            classifier = run.guard.classifier
+            run.extractor = RayExtractor(
+                classifier, cluster, model, weights, device, run.columns, batch_size
             ).extract
-            extract(train, opened, training, kept / "training", chosen.requires_to_fit)
-        with warnings.catch_warnings():
-            # what the guard itself says of the images is said below, once
-            warnings.filterwarnings("ignore", category=NeroliWarning, module=re.escape(__name__))
-            guard.fit(
-                training,
-                store=kept / "training",
-                batch_size=batch_size,
-                keep_examples=keep_examples,
-            )
-        agreement = guard.agreement
-        if agreement is not None and agreement.is_wrong and not allow_low_agreement:
-            rule = f" Labels were matched to classes {match.rule}:" if match else " So"
-            raise ClassMapError(
-                f"{agreement}{rule} say which is which with --class-map, or go on with "
-                f"--allow-low-agreement. The activations are kept in {str(kept)!r}."
-            )
-        if agreement is not None and agreement.is_doubtful:
-            print(f"neroli: warning: {agreement}", file=sys.stderr)
-        if cluster is not None:
-            images = guard.held_out_source(held_out)
-            extract(calibration, held_out, images, kept / "calibration", chosen.requires)
-        guard.calibrate(
-            held_out,
-            false_alarm_rate,
-            guarantee=guarantee,  # type: ignore[arg-type]  # Promise has checked it
-            confidence=confidence,
-            per_class=per_class,
-            store=kept / "calibration",
-            batch_size=batch_size,
-        )
-        guard.save(out)
-        if store is None:
-            for part in ("training", "calibration"):
-                shutil.rmtree(kept / part, ignore_errors=True)
-            with contextlib.suppress(OSError):  # something of the user's is in it
-                kept.rmdir()
-        assert guard.training is not None and guard.held_out is not None
-        assert guard.calibration is not None
-        facts: dict[str, Any] = {
-            "guard": str(out),
-            "replaced": replaces,
-            "detector": chosen.name,
-            "hyperparameters": chosen.hyperparameters(),
-            "head": classifier.head_name,
-            "preprocessing": str(classifier.preprocessing),
-            "classes": match.classes if match else None,
-            "classes_matched": match.rule if match else None,
-            "labelled": agreement is not None,
-            "training_images": guard.training.images,
-            "groups": guard.training.groups,
-            "training_accuracy": guard.training.accuracy,
-            "doubt": guard.training.doubt,
-            "calibration_images": guard.held_out.images,
-            "duplicates_dropped": guard.held_out.duplicates_dropped,
-            "threshold": guard.calibration.threshold,
-            "class_thresholds": guard.held_out.class_thresholds,
-            "promise": str(guard.held_out.promise),
-            "unreadable": [{"name": f.name, "reason": f.reason} for f in guard.unreadable],
-        }
-        list_unreadable(guard.unreadable)
-        emit(as_json, facts, lambda: _text(facts))
-        if guard.unreadable:
+        if part is not None:
+            report_shard(run, part, as_json)
+            return
+        if workers is None:
+            run.learn()
+        else:
+            run.learn_together(workers)
+            if workers.rank > 0:
+                return
+        run.conclude()
+        report_fit(run, as_json)
+        if run.guard.unreadable and workers is None:  # which torchrun would call a failure
             raise typer.Exit(SOME_UNREADABLE)
 
 
 fit.__doc__ = f"{fit.__doc__}\n    {EXIT_CODES}"
-
-
-def _settings(detector: str, given: Sequence[str]) -> dict[str, Any]:
-    """Hyper-parameters of a detector from ``NAME=VALUE``, values as JSON or as plain words."""
-    from neroli.detectors import create
-    from neroli.errors import InvalidInput
-
-    defaults = create(detector).hyperparameters()
-    found: dict[str, Any] = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise InvalidInput(f"--set takes NAME=VALUE, got {text!r}.")
-        if name in found:
-            raise InvalidInput(f"--set gives {name} twice: leave one of them out.")
-        found[name] = _value(value, defaults.get(name))
-    return found
-
-
-def _value(text: str, default: Any) -> Any:
-    import json
-
-    if isinstance(default, str) and not text.startswith('"'):
-        return text
-    if isinstance(default, tuple | list) and not text.startswith("["):
-        return [part.strip() for part in text.split(",")]
-    try:
-        return json.loads(text.lower() if text.lower() in ("true", "false") else text)
-    except (ValueError, RecursionError):
-        return None if text.lower() == "none" else text
-
-
-def _text(facts: dict[str, Any]) -> str:
-    groups = "" if facts["groups"] is None else f" of {facts['groups']} groups"
-    matched = "labelled with class indices" if facts["labelled"] else "without labels"
-    if facts["classes"] is not None:
-        matched = f"{len(facts['classes'])} labels matched to classes {facts['classes_matched']}"
-    accuracy = ""
-    if facts["training_accuracy"] is not None:
-        accuracy = (
-            f"Training accuracy {facts['training_accuracy']:.2%}: compare it with what you know of "
-            "the model; much lower means a wrong class order or preprocessing "
-            f"({facts['preprocessing']}).\n"
-        )
-    return (
-        f"{'Replaced' if facts['replaced'] else 'Saved'} the guard in {facts['guard']}: "
-        f"{facts['detector']} on {facts['training_images']} training images{groups}, {matched}.\n"
-        f"{accuracy}"
-        f"Calibrated on {facts['calibration_images']} images "
-        f"({facts['duplicates_dropped']} dropped as copies or training images): "
-        f"{facts['promise']}; threshold {facts['threshold']:.6g}."
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,17 +12,22 @@ from neroli.cli.common import (
     EXIT_CODES,
     SOME_UNREADABLE,
     BatchSize,
+    ChannelsLast,
+    Compile,
     Device,
     Engine,
     Every,
     Json,
     PathColumn,
+    Precision,
     columns_named,
     emit,
+    execution_with,
     list_unreadable,
     reported,
 )
 from neroli.cli.engines import (
+    NOT_ON_RAY,
     ActorCpus,
     ActorGpus,
     Actors,
@@ -30,13 +36,11 @@ from neroli.cli.engines import (
     StallAfter,
     own_device,
     ray_cluster,
+    torchrun_workers,
 )
 
 if TYPE_CHECKING:
-    from neroli.artefact import Manifest
-    from neroli.data.sources import ImageSource
-    from neroli.guard import Guard
-    from neroli.scores import Summary
+    pass
 
 
 def score(
@@ -56,6 +60,9 @@ def score(
     every: Every = 1,
     batch_size: BatchSize = 64,
     device: Device = "cpu",
+    precision: Precision = None,
+    channels_last: ChannelsLast = None,
+    compile: Compile = None,
     engine: Engine = "local",
     address: Address = None,
     actors: Actors = None,
@@ -69,11 +76,15 @@ def score(
 
     Interrupted, the same command goes on where it stopped.
     """
-    with reported(as_json):
+    with reported(as_json), contextlib.ExitStack() as stack:
         from neroli.artefact import read_manifest
         from neroli.data.opening import open_images
+        from neroli.errors import InvalidInput
+        from neroli.files import text_digest
         from neroli.guard import Guard
         from neroli.models import load_saved_model, to
+        from neroli.scale.blocks import divisible
+        from neroli.scores import scored
 
         cluster = ray_cluster(
             engine,
@@ -85,15 +96,28 @@ def score(
             block_size=block_size,
             stall_after=stall_after,
         )
+        workers = stack.enter_context(torchrun_workers(engine))
         manifest = read_manifest(guard)
         columns = columns_named(path_column)
         source = open_images(images, columns=columns, every=every)
         saved = load_saved_model(manifest.model_source, guard, model, weights)
-        network = to(own_device(cluster, device), saved)
-        loaded = Guard.load(guard, network)
+        network = to(own_device(cluster, device, workers), saved)
+        execution = execution_with(manifest.classifier.execution, precision, channels_last, compile)
+        if cluster is not None and execution != manifest.classifier.execution:
+            raise InvalidInput(NOT_ON_RAY)
+        loaded = Guard.load(guard, network, execution=execution)
         loaded.check_calibrated()
-        if cluster is None:
-            summary = _scored_here(loaded, manifest, source, out, batch_size)
+        key = text_digest([manifest.model_dump_json(), str(source.fingerprint), str(execution)])
+        if workers is not None:
+            from neroli.scale.distributed_scores import scored_together
+
+            pictures = divisible(source, images)
+            found = scored_together(workers, loaded, pictures, out, key, manifest, batch_size)
+            if found is None:
+                return
+            summary = found
+        elif cluster is None:
+            summary = scored(loaded, source, out, key, manifest, batch_size)
         else:
             from neroli.scale.ray_engine import score as score_on_ray
 
@@ -121,28 +145,11 @@ def score(
         }
         list_unreadable(summary.failures)
         emit(as_json, facts, lambda: _text(facts))
-        if summary.failures:
+        if summary.failures and workers is None:  # which torchrun would call a failure
             raise typer.Exit(SOME_UNREADABLE)
 
 
 score.__doc__ = f"{score.__doc__}\n    {EXIT_CODES}"
-
-
-def _scored_here(
-    guard: Guard, manifest: Manifest, source: ImageSource, out: Path, batch_size: int
-) -> Summary:
-    """Write the table of scores in this process."""
-    from neroli.files import text_digest
-    from neroli.scores import ScoreTable
-
-    key = text_digest([manifest.model_dump_json(), str(source.fingerprint)])
-    table = ScoreTable(out, key, manifest)
-    try:
-        for batch in guard.stream(source, start=table.position, batch_size=batch_size):
-            table.append(batch)
-    finally:
-        table.flush()
-    return table.finish()
 
 
 def _text(facts: dict[str, Any]) -> str:

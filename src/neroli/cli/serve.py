@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from neroli.cli.common import BatchSize, Device, reported
+from neroli.cli.common import (
+    BatchSize,
+    ChannelsLast,
+    Compile,
+    Device,
+    Precision,
+    execution_with,
+    reported,
+)
 
 if TYPE_CHECKING:
     from neroli.serve.state import State
@@ -63,6 +71,9 @@ def serve(
         ),
     ] = 0.0,
     device: Device = "cpu",
+    precision: Precision = None,
+    channels_last: ChannelsLast = None,
+    compile: Compile = None,
 ) -> None:
     """Serve a guard over HTTP: an API, the Open Inference Protocol, metrics and review pages.
 
@@ -103,7 +114,10 @@ def serve(
             from neroli.serve.drift import Drift
 
             network = to(device, load_saved_model(manifest.model_source, guard, model, weights))
-            loaded = Guard.load(guard, network)
+            execution = execution_with(
+                manifest.classifier.execution, precision, channels_last, compile
+            )
+            loaded = Guard.load(guard, network, execution=execution)
             calibration = loaded.check_calibrated()
             drift = Drift.of(calibration, drift_false_alarm_rate, apart=drift_apart)
             for doubt in drift.doubts():

@@ -21,12 +21,15 @@ class Examples:
     Attributes:
         nearest: those with the most similar evidence among the ones kept, and their distance.
         of_neurons: of each top neuron those in which it adds most to their own class's logit.
+        kept_of_neurons: of each, among the images kept, those in which its evidence is largest;
+            their pictures can be shown.
         by_activation: of each those in which it is most active; empty unless asked for at fitting.
         thumbnails: pictures ``[h, w, 3]`` uint8 by id; empty unless asked for at fitting.
     """
 
     nearest: list[tuple[str, float]]
     of_neurons: dict[int, list[str]]
+    kept_of_neurons: dict[int, list[str]]
     by_activation: dict[int, list[str]]
     thumbnails: dict[str, np.ndarray[Any, Any]]
 
@@ -35,6 +38,7 @@ class Examples:
         return {
             "nearest": [{"id": name, "distance": distance} for name, distance in self.nearest],
             "of_neurons": {str(n): ids for n, ids in self.of_neurons.items()},
+            "kept_of_neurons": {str(n): ids for n, ids in self.kept_of_neurons.items()},
             "by_activation": {str(n): ids for n, ids in self.by_activation.items()},
         }
 

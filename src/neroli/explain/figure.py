@@ -177,7 +177,7 @@ def _thumbnail_lines(
         ("nearest training images, and distance", nearest),
         *(
             (f"examples of neuron {neuron}", [(kept[i], "") for i in ids if i in kept])
-            for neuron, ids in list(examples.of_neurons.items())[:_OF_NEURONS]
+            for neuron, ids in list(examples.kept_of_neurons.items())[:_OF_NEURONS]
         ),
     ]
     return [

@@ -137,7 +137,8 @@ def _check_start(start: Any, expected: list[int]) -> None:
 
 
 def in_full_precision(classifier: Classifier, images: Tensor) -> Classifier:
-    """The classifier, or a copy of it in float32 if its model is in half precision."""
+    """The classifier with its network as it is; in a copy in float32 if that is in half."""
+    classifier = classifier.as_it_is()
     if classifier.placed(images[:1]).dtype not in (torch.float16, torch.bfloat16):
         return classifier
     twin = copy.copy(classifier)

@@ -160,6 +160,7 @@ class Reference:
         return Examples(
             nearest=nearest,
             of_neurons={n: _texts(self.state["relevant"][:, n]) for n in top},
+            kept_of_neurons={n: self._kept_with(n) for n in top if len(self.example_ids)},
             by_activation={n: _texts(self.state["active"][:, n]) for n in top}
             if "active" in self.state
             else {},
@@ -167,6 +168,11 @@ class Reference:
             if pictures is None
             else dict(zip(_texts(self.example_ids), pictures.numpy(), strict=True)),
         )
+
+    def _kept_with(self, neuron: int) -> list[str]:
+        """Ids of the kept images in which a neuron's evidence is largest, and above zero."""
+        values, rows = self.state["examples"][:, neuron].sort(descending=True, stable=True)
+        return _texts(self.example_ids[rows[values > 0][: self.top].cpu()])
 
     def forget(self) -> None:
         """Drop everything learned."""

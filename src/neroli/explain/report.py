@@ -205,7 +205,7 @@ def _examples(explanation: Explanation) -> list[tuple[str, list[_Example]]]:
         name: picture_address(picture)
         for name, picture in examples.thumbnails.items()
         if any(name == near for near, _ in examples.nearest)
-        or any(name in ids for ids in examples.of_neurons.values())
+        or any(name in ids for ids in examples.kept_of_neurons.values())
     }
 
     def example(name: str, distance: float | None = None) -> _Example:
@@ -214,10 +214,15 @@ def _examples(explanation: Explanation) -> list[tuple[str, list[_Example]]]:
     groups = [
         ("Training images with the nearest evidence", [example(*near) for near in examples.nearest])
     ]
-    for kind, by_neuron in (
+    kinds = [
         ("Neuron {}: training images in which it says most for their class", examples.of_neurons),
         ("Neuron {}: training images in which it is most active", examples.by_activation),
-    ):
+    ]
+    if examples.thumbnails:  # pictures say more than hashes
+        count = len(examples.thumbnails)
+        title = f"Neuron {{}}: of {count} training images, those in which it says most"
+        kinds[0] = (title, examples.kept_of_neurons)
+    for kind, by_neuron in kinds:
         groups += [(kind.format(n), list(map(example, ids))) for n, ids in by_neuron.items()]
     # what can be seen comes first; the sort keeps the order otherwise
     return [

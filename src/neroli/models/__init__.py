@@ -17,6 +17,7 @@ from neroli.artefact import ModelSource
 from neroli.classifier import Classifier
 from neroli.data.preprocessing import Preprocessing
 from neroli.errors import ModelError, NeroliWarning
+from neroli.execution import AS_IT_IS, Execution
 from neroli.exported import load_program
 from neroli.models import hf, own, timm, torchvision
 from neroli.models.loaded import LoadedModel
@@ -47,6 +48,7 @@ def load_classifier(
     head: str | None = None,
     preprocessing: Preprocessing | None = None,
     device: str = "cpu",
+    execution: Execution = AS_IT_IS,
 ) -> Classifier:
     """A classifier by name, with the class names and the preprocessing it states.
 
@@ -55,6 +57,7 @@ def load_classifier(
         head: as ``Classifier``.
         preprocessing: instead of what the model states.
         device: where it runs.
+        execution: how; as ``Classifier``.
 
     Raises:
         ModelError: if the model or the weights cannot be loaded, with the reason.
@@ -65,6 +68,7 @@ def load_classifier(
         head,
         preprocessing=preprocessing or loaded.preprocessing,
         class_names=loaded.class_names,
+        execution=execution,
     )
 
 

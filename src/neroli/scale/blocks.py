@@ -168,8 +168,8 @@ def divisible(images: ImageSource, path: Path | str) -> Pictures:
     """
     if not isinstance(images, Pictures):
         raise InvalidInput(
-            f"{str(path)!r} is read as one stream and cannot be cut into parts: run it with "
-            "--engine local."
+            f"{str(path)!r} is read as one stream and cannot be cut into parts: run it "
+            "without --shard, with --engine local."
         )
     return images
 

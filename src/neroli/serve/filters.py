@@ -10,12 +10,13 @@ from neroli.serve.decisions import Decision
 from neroli.serve.scored import Scored
 
 Order = Literal["p_value", "newest", "oldest", "random"]
-ORDERS: dict[Order, tuple[str, str, type]] = {
-    "p_value": ("p_value", "", float),
-    "newest": ("at", " DESC", float),
-    "oldest": ("at", "", float),
-    "random": ("id", "", str),  # ids are drawn at random, so this order never changes
+ORDERS: dict[Order, tuple[dict[str, type], str]] = {
+    "p_value": ({"p_value": float, "-score": float}, ""),
+    "newest": ({"at": float}, " DESC"),
+    "oldest": ({"at": float}, ""),
+    "random": ({"id": str}, ""),  # ids are drawn at random, so this order never changes
 }
+"""Of every order the columns that it goes by, and their direction."""
 PAGE = 50
 LARGEST_PAGE = 1000
 
@@ -55,8 +56,9 @@ class Filters:
         guard: version; None for all.
         predicted_class: None for all.
         since, until: times in seconds since 1970 (UTC), since <= at < until; None without limit.
-        order: "p_value" (most unusual first), "newest", "oldest", or "random": reviewed from the
-            start, a random sample, as an unbiased false-alarm rate needs it.
+        order: "p_value" (most unusual first, among equals by score), "newest", "oldest", or
+            "random": reviewed from the start, a random sample, as an unbiased false-alarm rate
+            needs it.
 
     Raises:
         InvalidInput: if there is no such order.
@@ -89,31 +91,37 @@ class Filters:
             "at >= ?": self.since,
             "at < ?": self.until,
         }
-        column, direction, _ = ORDERS[self.order]
+        columns, direction = ORDERS[self.order]
         terms = ["is_ood = 1"] * self.flagged + ["decision IS NULL"] * self.undecided
         terms += ["decision IS NOT NULL"] * self.decided
         terms += [term for term, value in limits.items() if value is not None]
         values: list[Any] = [value for value in limits.values() if value is not None]
         if after is not None:
-            terms.append(f"({column}, row) {'<' if direction else '>'} (?, ?)")
+            marks = ", ".join("?" * (len(columns) + 1))
+            terms.append(f"({', '.join(columns)}, row) {'<' if direction else '>'} ({marks})")
             values += self._position(after)
         where = f"WHERE {' AND '.join(terms)} " if terms else ""
-        order = f"ORDER BY {column}{direction}, row{direction} LIMIT {size + 1}"
-        return where + order, values
+        order = ", ".join(f"{column}{direction}" for column in [*columns, "row"])
+        return f"{where}ORDER BY {order} LIMIT {size + 1}", values
 
     def page(self, records: list[Record], size: int) -> Page:
         """The page of what the query found."""
         shown = records[:size]
         if len(records) <= size:
             return Page(tuple(shown), None)
-        column, _, _ = ORDERS[self.order]
-        return Page(tuple(shown), f"{shown[-1].row}:{getattr(shown[-1], column)}")
+        last = shown[-1]
+        position = (_value(last, column) for column in ORDERS[self.order][0])
+        return Page(tuple(shown), ":".join(map(str, [*position, last.row])))
 
-    def _position(self, after: str) -> tuple[Any, int]:
-        row, _, value = after.partition(":")
+    def _position(self, after: str) -> list[Any]:
         try:
-            return ORDERS[self.order][2](value), int(row)
+            types = [*ORDERS[self.order][0].values(), int]
+            return [kind(text) for kind, text in zip(types, after.split(":"), strict=True)]
         except ValueError:
             raise InvalidInput(
                 f"{after!r} is not where a page in the order {self.order!r} ends: start anew."
             ) from None
+
+
+def _value(record: Record, column: str) -> Any:
+    return -record.score if column == "-score" else getattr(record, column)

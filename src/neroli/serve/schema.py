@@ -33,9 +33,9 @@ CREATE TABLE record (
     note TEXT NOT NULL DEFAULT '',
     decided_at REAL
 );
-CREATE INDEX by_p_value ON record (p_value, row);
+CREATE INDEX by_p_value ON record (p_value, -score, row);
 CREATE INDEX by_time ON record (at, row);
-CREATE INDEX flagged_by_p_value ON record (p_value, row) WHERE is_ood = 1;
+CREATE INDEX flagged_by_p_value ON record (p_value, -score, row) WHERE is_ood = 1;
 CREATE INDEX flagged_by_time ON record (at, row) WHERE is_ood = 1;
 CREATE INDEX by_content ON record (content, guard, row);
 CREATE TABLE picture (row INTEGER PRIMARY KEY, thumbnail BLOB, image BLOB);
