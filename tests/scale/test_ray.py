@@ -144,18 +144,18 @@ def assert_same(out: Path, table: pyarrow.Table) -> None:
     assert not [path for path in out.iterdir() if path.name.startswith("scores.parquet.")]
 
 
-def test_a_fit_on_ray_is_the_local_one(
-    cluster: str, guard: Path, images: Path, tmp_path: Path
-) -> None:
+def test_a_fit_on_ray_is_the_local_one(cluster: str, images: Path, tmp_path: Path) -> None:
+    half = ["--precision", "bfloat16"]  # so that actors that ran it otherwise were noticed
+    here = fitted(images, tmp_path / "here", *half)
     on_ray = ["--engine", "ray", "--address", cluster, "--block-size", 50]
-    fitted(images, tmp_path / "guard", *on_ray)
-    one, two = (json.loads((g / "manifest.json").read_text()) for g in (guard, tmp_path / "guard"))
+    there = fitted(images, tmp_path / "there", *half, *on_ray)
+    one, two = (json.loads((guard / "manifest.json").read_text()) for guard in (here, there))
     assert one["classifier"] == two["classifier"]
     assert one["training"]["images"] == two["training"]["images"] == 119
     assert one["calibration"]["threshold"] == pytest.approx(two["calibration"]["threshold"])
-    states = [load_file(next(g.glob("state-*"))) for g in (guard, tmp_path / "guard")]
+    states = [load_file(next(guard.glob("state-*"))) for guard in (here, there)]
     torch.testing.assert_close(*states)
-    assert [path.name for path in tmp_path.iterdir()] == ["guard"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "there"]
 
 
 def test_blocks_of_an_actor_that_is_killed_are_worked_on_by_another(
@@ -234,7 +234,7 @@ def test_what_the_user_gets_wrong_is_one_sentence(
 ) -> None:
     scores = ["score", guard, images / "new", "--out", tmp_path / "s.csv"]
     for options, said in [
-        (["--engine", "spark"], "--engine takes local or ray, got 'spark'"),
+        (["--engine", "spark"], "--engine takes local, ray or torchrun, got 'spark'"),
         (["--actors", 2], "--actors is an option of --engine ray"),
         (["--engine", "ray", "--device", "cuda:1"], "say --device cuda, not cuda:1"),
         (["--engine", "ray", "--actor-gpus", 0.5], "GPUs need --device cuda"),

@@ -13,11 +13,6 @@ if TYPE_CHECKING:
 
 ENGINES = ("local", "ray", "torchrun")
 
-NOT_ON_RAY = (
-    "--precision, --channels-last and --compile are no options of --engine ray: leave them out, or "
-    "choose another engine."
-)
-
 _PANEL = "With --engine ray"
 Address = Annotated[
     str | None,

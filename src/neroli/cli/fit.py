@@ -31,7 +31,6 @@ from neroli.cli.common import (
     reported,
 )
 from neroli.cli.engines import (
-    NOT_ON_RAY,
     ActorCpus,
     ActorGpus,
     Actors,
@@ -160,8 +159,6 @@ def fit(
         if cluster is not None:
             from neroli.scale.ray_engine import RayExtractor
 
-            if options.asks_for_execution:
-                raise InvalidInput(NOT_ON_RAY)
             stack.enter_context(cluster)
             classifier = run.guard.classifier
             run.extractor = RayExtractor(

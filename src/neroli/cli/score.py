@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -27,7 +27,6 @@ from neroli.cli.common import (
     reported,
 )
 from neroli.cli.engines import (
-    NOT_ON_RAY,
     ActorCpus,
     ActorGpus,
     Actors,
@@ -38,9 +37,6 @@ from neroli.cli.engines import (
     ray_cluster,
     torchrun_workers,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 def score(
@@ -79,7 +75,6 @@ def score(
     with reported(as_json), contextlib.ExitStack() as stack:
         from neroli.artefact import read_manifest
         from neroli.data.opening import open_images
-        from neroli.errors import InvalidInput
         from neroli.files import text_digest
         from neroli.guard import Guard
         from neroli.models import load_saved_model, to
@@ -103,8 +98,6 @@ def score(
         saved = load_saved_model(manifest.model_source, guard, model, weights)
         network = to(own_device(cluster, device, workers), saved)
         execution = execution_with(manifest.classifier.execution, precision, channels_last, compile)
-        if cluster is not None and execution != manifest.classifier.execution:
-            raise InvalidInput(NOT_ON_RAY)
         loaded = Guard.load(guard, network, execution=execution)
         loaded.check_calibrated()
         key = text_digest([manifest.model_dump_json(), str(source.fingerprint), str(execution)])

@@ -55,11 +55,6 @@ class FitOptions(pydantic.BaseModel):
     channels_last: bool | None
     compile: bool | None
 
-    @property
-    def asks_for_execution(self) -> bool:
-        """Whether the network is to run otherwise than it is."""
-        return (self.precision, self.channels_last, self.compile) != (None, None, None)
-
     def absolute(self) -> Self:
         """The same with absolute paths, good from any folder."""
         paths = {k: v.absolute() for k, v in self if isinstance(v, Path)}

@@ -87,6 +87,7 @@ class RayExtractor:
             prepool=classifier.prepool_name,
             input_shape=classifier.input_shape,
             preprocessing=classifier.preprocessing,
+            execution=classifier.execution,
             images=SharedImages.of(opened, source, path, self.columns),
             blocks=blocks,
             folder=store.resolve().with_name(f"{store.name}.blocks"),
@@ -146,14 +147,15 @@ def score(
         model=None if model is None else anchored(model),
         weights=None if weights is None else weights.resolve(),
         device=device,
+        execution=guard.classifier.execution,
         input_shape=guard.classifier.input_shape,
         images=SharedImages.of(pictures, pictures, images, columns),
         blocks=blocks,
         folder=out.resolve().with_name(f"{out.name}.blocks"),
         batch_size=batch_size,
     )
-    key = text_digest([manifest.model_dump_json(), pictures.fingerprint, str(blocks.size)])
-    with BlockFolder(work.folder, key) as kept:
+    facts = manifest.model_dump_json(), pictures.fingerprint, str(work.execution), str(blocks.size)
+    with BlockFolder(work.folder, text_digest(facts)) as kept:
         run(work, cluster, progress=progress)
         tables = [work.table(number) for number in range(len(blocks))]
         summary = joined_tables(tables, out, manifest)

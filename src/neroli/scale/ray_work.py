@@ -17,6 +17,7 @@ from neroli.classifier import Classifier
 from neroli.data.pictures import Pictures
 from neroli.data.preprocessing import Preprocessing
 from neroli.errors import ArtefactError, EngineError, InvalidInput, NeroliError
+from neroli.execution import Execution
 from neroli.extraction import extract_part
 from neroli.files import locked, text_digest
 from neroli.guard import Guard
@@ -62,7 +63,7 @@ class Extraction:
         model, weights: as ``load_model`` takes them; paths are absolute.
         device: where the network runs.
         head, prepool, input_shape: as found on the whole source.
-        preprocessing: of the classifier.
+        preprocessing, execution: of the classifier.
         images: what to extract.
         blocks: how they are cut.
         folder: where the stores go.
@@ -77,6 +78,7 @@ class Extraction:
     prepool: str | None
     input_shape: tuple[int, ...] | None
     preprocessing: Preprocessing | None
+    execution: Execution
     images: SharedImages
     blocks: Blocks
     folder: Path
@@ -102,6 +104,7 @@ class Extraction:
             self.head,
             prepool=self.prepool,
             preprocessing=self.preprocessing,
+            execution=self.execution,
         )
         classifier.input_shape = self.input_shape
 
@@ -127,7 +130,7 @@ class Scoring:
     Attributes:
         guard: folder of the saved guard.
         model, weights: as ``load_saved_model`` takes them; paths are absolute.
-        device: where the network runs.
+        device, execution: where and how the network runs.
         input_shape: as found on the whole source, if the guard does not say.
         images, blocks, folder, batch_size: as of ``Extraction``.
     """
@@ -136,6 +139,7 @@ class Scoring:
     model: str | None
     weights: Path | None
     device: str
+    execution: Execution
     input_shape: tuple[int, ...] | None
     images: SharedImages
     blocks: Blocks
@@ -154,7 +158,8 @@ class Scoring:
         pictures = self.images.open(machine)
         manifest = read_manifest(self.guard)
         network = load_saved_model(manifest.model_source, self.guard, self.model, self.weights)
-        guard = Guard.load(self.guard, to(self.device, network))
+        network = to(self.device, network)
+        guard = Guard.load(self.guard, network, execution=self.execution)
         guard.classifier.input_shape = self.input_shape
 
         def score(number: int) -> None:
