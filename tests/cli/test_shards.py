@@ -182,3 +182,22 @@ def test_a_job_of_many_processes_that_are_killed_goes_on(pictures: Path, tmp_pat
             assert process.returncode == 0, said
     done(["merge", tmp_path / "g.partial"])
     assert_same_guard(tmp_path / "single", tmp_path / "g")
+
+
+def test_a_merge_that_stopped_goes_on_with_what_it_had_joined(
+    pictures: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "map.json").write_text(json.dumps({"blue": 1, "green": 2, "red": 0}))
+    out, partial = tmp_path / "g", tmp_path / "g.partial"
+    arguments = fit_arguments(pictures, out, "--class-map", tmp_path / "map.json")
+    for number in (1, 2):
+        done([*arguments, "--shard", f"{number}/2"])
+    result = run("merge", partial)
+    assert result.exit_code == 1
+    assert "no better than chance" in result.stderr
+    assert not out.exists()
+    shutil.rmtree(partial / "parts")
+    done(["merge", partial, "--allow-low-agreement"])
+    single = out.rename(tmp_path / "single")
+    done([*arguments, "--allow-low-agreement"])
+    assert_same_guard(single, out)
