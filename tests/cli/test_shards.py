@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -155,11 +155,12 @@ def test_a_job_of_many_processes_that_are_killed_goes_on(pictures: Path, tmp_pat
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]),
         "OMP_NUM_THREADS": "1",
+        "RANK": "1",  # the one that is killed
     }
 
-    def started(*arguments: object) -> subprocess.Popen[str]:
+    def started(command: list[object], program: str = "neroli") -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "neroli", *map(str, arguments)],
+            [sys.executable, "-m", program, *map(str, command)],
             env=environment,
             stderr=subprocess.PIPE,
             text=True,
@@ -169,15 +170,15 @@ def test_a_job_of_many_processes_that_are_killed_goes_on(pictures: Path, tmp_pat
     done(arguments)
     (tmp_path / "g").rename(tmp_path / "single")
     shards = [[*arguments, "--shard", f"{number}/2"] for number in (1, 2)]
-    killed = started(*shards[0])
-    time.sleep(1.5)
-    killed.kill()
+    killed = started(shards[0], "killed_rank")
     killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    assert "are missing" in run("merge", tmp_path / "g.partial").stderr
     for commands in (
         shards,
         [["merge", tmp_path / "g.partial", "--shard", f"{number}/2"] for number in (1, 2)],
     ):
-        for process in [started(*command) for command in commands]:
+        for process in [started(command) for command in commands]:
             _, said = process.communicate()
             assert process.returncode == 0, said
     done(["merge", tmp_path / "g.partial"])

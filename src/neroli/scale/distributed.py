@@ -52,13 +52,15 @@ class Workers:
         """Those that torchrun started, this one among them; all fail together.
 
         Raises:
-            EngineError: if torchrun did not start this process.
+            EngineError: if torchrun did not start this process, or torch cannot do it.
         """
         if not {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"} <= os.environ.keys():
             raise EngineError(
                 "--engine torchrun is for processes that torchrun starts: torchrun "
                 "--nproc-per-node 2 -m neroli ..."
             )
+        if not (dist.is_available() and dist.is_gloo_available()):
+            raise EngineError("This build of torch has no torch.distributed over gloo.")
         # Activations and statistics lie in main memory, so that nothing needs nccl.
         dist.init_process_group("gloo", timeout=PATIENCE)
         try:
