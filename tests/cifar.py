@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from neroli import ActivationStore, Classifier, Preprocessing, extract
+from neroli.execution import AS_IT_IS, Execution
 from neroli.extraction import as_source
 from neroli.models.cifar import densenet100, resnet20
 from neroli.taps import NOTHING, Requirements
@@ -68,6 +69,7 @@ def extract_set(
     folder: Path,
     requires: Requirements = NOTHING,
     every: int = 1,
+    execution: Execution = AS_IT_IS,
 ) -> ActivationStore:
     """The activations of one set, or of every so manieth image of it; labels for CIFAR-10 alone."""
     images, labels = (values[::every] for values in load_images(shared, name))
@@ -77,6 +79,7 @@ def extract_set(
         for i in range(0, len(images), 100)
     ]
     classifier = load_classifier(shared, network)
+    classifier.execution = execution
     return extract(classifier, as_source(batches), folder / network / name, requires=requires)
 
 

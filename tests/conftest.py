@@ -11,8 +11,10 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from typer.testing import CliRunner
 
 from neroli import Activations, Classifier, Guard, LinearHead, Preprocessing
+from neroli.cli import app
 from neroli.detectors import NERO
 from networks import COLOURS, colour_images, colour_loader, trained_colour_network
 
@@ -122,3 +124,16 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_pictures(root / "new", 40, seed=3, by_class=False)
     save_file(trained_colour_network().state_dict(), root / "weights.safetensors")
     return root
+
+
+@pytest.fixture(scope="session")
+def saved_guard(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of a guard of the ``pictures`` that the command line saved, with thumbnails."""
+    out = tmp_path_factory.mktemp("guards") / "guard"
+    model = ["--model", "networks:colour_network", "--weights", pictures / "weights.safetensors"]
+    data = ["--train", pictures / "train", "--calibration", pictures / "calibration"]
+    normalise = ["--mean", "0.5,0.5,0.5", "--std", "0.25 0.25 0.25"]
+    arguments = ["fit", *model, *data, *normalise, "--out", out, "--keep-examples", 30]
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.stderr
+    return out

@@ -1,14 +1,18 @@
-"""A server in this process, over real HTTP, and the pictures that are sent to it."""
+"""Servers over real HTTP, in this process or one of their own, and what is sent to them."""
 
 from __future__ import annotations
 
 import base64
 import functools
 import io
+import os
+import re
+import subprocess
+import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,14 +34,25 @@ from neroli.serve.settings import Settings
 from neroli.serve.state import State
 from networks import COLOURS, colour_images, colour_loader, trained_colour_network
 
+TESTS = str(Path(__file__).parent)
+
 
 @functools.cache
 def colour_guard() -> Guard:
     """A calibrated NERO guard of the colour network; served by one server at a time."""
+    return _calibrated(COLOURS)
+
+
+def guard_with_examples(names: Sequence[str] = COLOURS) -> Guard:
+    """One of its own, with small pictures to compare with."""
+    return _calibrated(names, keep_examples=30)
+
+
+def _calibrated(names: Sequence[str], **more: Any) -> Guard:
     classifier = Classifier(
-        trained_colour_network(), preprocessing=COLOUR_PREPROCESSING, class_names=COLOURS
+        trained_colour_network(), preprocessing=COLOUR_PREPROCESSING, class_names=list(names)
     )
-    guard = Guard(classifier, NERO()).fit(colour_loader(150, 1))
+    guard = Guard(classifier, NERO()).fit(colour_loader(150, 1), **more)
     return guard.calibrate(colour_loader(120, 2, labels=False))
 
 
@@ -67,9 +82,22 @@ def png_header(width: int, height: int) -> bytes:
 
 
 class Client(httpx.Client):
-    """Asks one server."""
+    """Asks one server.
 
+    Attributes:
+        state: what a server of this process works with, once it is ready.
+        records: the file of its records.
+        log: of a server in a process of its own.
+    """
+
+    state: State
     records: Path
+    log: Path
+
+    @property
+    def address(self) -> str:
+        """Of the server."""
+        return str(self.base_url).rstrip("/")
 
     def until_ready(self) -> None:
         """Wait until images are scored."""
@@ -88,13 +116,22 @@ def serving(
     guard: Guard | None = None,
     load: Callable[[State], None] | None = None,
 ) -> Iterator[Client]:
-    """A client of a server that listens on a free port, and stops at the end of the block."""
+    """A client of a server in this process, on a free port, that stops when the block ends.
+
+    Args:
+        folder: of its records.
+        settings: how it is run.
+        guard: that it serves; the one of ``colour_guard`` by default.
+        load: called instead of waiting until that is loaded.
+    """
     settings = settings or Settings()
     path = folder / "records.sqlite"
     served = guard or colour_guard()
+    states: list[State] = []
 
     def opened(state: State) -> None:
         state.open(served, Records(path, settings), Drift.of(served.check_calibrated()))
+        states.append(state)
 
     server = uvicorn.Server(process_of(create_app(settings, load or opened)))
     listener = bound_to(Settings(port=0))
@@ -106,10 +143,41 @@ def serving(
             client.records = path
             if load is None:
                 client.until_ready()
+                client.state = states[0]
             yield client
     finally:
         server.should_exit = True
         thread.join()
+
+
+@contextmanager
+def process(
+    guard: Path, records: Path, *options: object
+) -> Iterator[tuple[subprocess.Popen[str], Client]]:
+    """``neroli serve`` as a process of its own, on a free port, and a client of it."""
+    arguments = ["serve", guard, "--records", records, "--port", 0, *options]
+    log = records.with_suffix(".log")  # a pipe that nobody reads would fill up
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(
+            [sys.executable, "-m", "neroli", *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path, TESTS])},
+        ) as server,
+    ):
+        try:
+            assert server.stdout is not None
+            said = server.stdout.readline()
+            found = re.search(r"http://\S+", said)
+            assert found, said + log.read_text()
+            with Client(base_url=found[0], timeout=60) as client:
+                client.records, client.log = records, log
+                yield server, client
+        finally:
+            if server.poll() is None:
+                server.kill()
 
 
 def verdicts_of(pictures: list[Image.Image]) -> dict[str, np.ndarray[Any, Any]]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from neroli.guard import Guard
     from neroli.head import LinearHead
     from neroli.models import load_classifier
+    from neroli.models.onnx_export import export_onnx
     from neroli.store import ActivationStore
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Guard",
     "LinearHead",
     "Preprocessing",
+    "export_onnx",
     "extract",
     "fit",
     "load_classifier",
@@ -37,6 +39,7 @@ _HOME = {
     "Guard": "neroli.guard",
     "LinearHead": "neroli.head",
     "Preprocessing": "neroli.data.preprocessing",
+    "export_onnx": "neroli.models.onnx_export",
     "extract": "neroli.extraction",
     "fit": "neroli.fitting",
     "load_classifier": "neroli.models",

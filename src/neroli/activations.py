@@ -34,8 +34,8 @@ class Activations:
         logits: ``[N, C]``, in the features' dtype.
         labels: ``[N]`` int64 true classes in 0..C-1.
         ids: N strings that name the images.
-        taps: pooled outputs of other layers, each with N rows.
-        extras: what else a detector required, each with N rows.
+        taps: pooled outputs of other layers, each with N rows; half precision likewise.
+        extras: what else a detector required, each with N rows; half precision likewise.
 
     Raises:
         InvalidInput: if shapes, dtypes or label values do not fit together.
@@ -59,6 +59,11 @@ class Activations:
             if value.dtype in _HALF:
                 value = value.float()
             object.__setattr__(self, name, value)
+        for name in ("taps", "extras"):
+            others = getattr(self, name)
+            if any(value.dtype in _HALF for value in others.values()):
+                others = {n: v.float() if v.dtype in _HALF else v for n, v in others.items()}
+                object.__setattr__(self, name, others)
         if self.features.dtype != self.logits.dtype:
             raise InvalidInput(
                 f"features are {self.features.dtype} and logits {self.logits.dtype}: give both in "

@@ -23,6 +23,7 @@ from neroli.files import tensors_digest
 from neroli.head import HeadPath, LinearHead
 from neroli.probes import Network
 from neroli.running import BATCH_COUNTER, LastCalls, run, unknown_module, watched
+from neroli.stand_in import StandIn
 from neroli.taps import NOTHING, PREPOOL, Requirements, Site, Tap, find_prepool, watchers_of
 
 _IMAGES_TO_FIND_HEAD = 8
@@ -174,6 +175,8 @@ class Classifier:
 
     def check_requirements(self, requires: Requirements) -> None:
         """Raise InvalidInput if the model lacks a layer that is required, naming it."""
+        if isinstance(self.model, StandIn) and requires != NOTHING:
+            raise InvalidInput(self.model.refusal("What the detector requires needs"))
         for site in requires.sites():
             self._check_layer(site)
 
@@ -285,6 +288,8 @@ class Classifier:
 
     def weights_hash(self) -> str:
         """A hash of the model's parameters and buffers, by which saved guards know their model."""
+        if isinstance(self.model, StandIn):
+            return self.model.weights_hash
         state = {k: v for k, v in self.model.state_dict().items() if not k.endswith(BATCH_COUNTER)}
         return tensors_digest({k: v for k, v in state.items() if isinstance(v, Tensor)})
 
@@ -297,6 +302,8 @@ class Classifier:
         return some
 
     def _check_layer(self, site: Site) -> None:
+        if isinstance(self.model, StandIn):
+            raise InvalidInput(self.model.refusal(f"Naming the layer {str(site)!r} needs"))
         if unknown := unknown_module(self.model, site.layer):
             raise InvalidInput(unknown)
 

@@ -27,7 +27,21 @@ class MissingData(InvalidInput):
 
 
 class UnreadableImage(InvalidInput):
-    """A file or array cannot be turned into an image; batch runs record it and go on."""
+    """A file or array cannot be turned into an image; batch runs record it and go on.
+
+    Args:
+        reason: for whoever has the file.
+        told: for whoever has sent it to a server, without what decoders say and files hold; the
+            same by default.
+    """
+
+    def __init__(self, reason: str, told: str | None = None) -> None:
+        super().__init__(reason)
+        self.told = reason if told is None else told
+
+
+class TooManyPixels(UnreadableImage):
+    """An image claims more pixels than are ever decoded."""
 
 
 class LabelsRequired(NeroliError):

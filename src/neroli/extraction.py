@@ -28,7 +28,10 @@ from neroli.data.sources import Failure, ImageBatch, ImageLoader, ImageSource
 from neroli.errors import InvalidInput, NotEnoughImages
 from neroli.execution import AS_IT_IS
 from neroli.files import text_digest
+from neroli.stand_in import StandIn
 from neroli.store import ActivationStore, Origin, StoreWriter, finished
+from neroli.store_matching import check_store
+from neroli.store_precision import StoreDtype
 from neroli.taps import NOTHING, Kept, Requirements
 
 IMAGE_BATCH = 64
@@ -96,6 +99,7 @@ def extract(
     labelled: bool = False,
     batch_size: int = IMAGE_BATCH,
     requires: Requirements = NOTHING,
+    dtype: StoreDtype | None = None,
     progress: bool | None = None,
 ) -> ActivationStore:
     """The activations of images as a store on disk; an interrupted extraction goes on.
@@ -110,11 +114,12 @@ def extract(
         labelled: take the classes that a folder or table states, as training images need them.
         batch_size: images at a time; a loader keeps its own.
         requires: what to keep beside features and logits, such as a detector's ``requires``.
+        dtype: "float16" halves the space on disk; None keeps what the network computed.
         progress: show a progress bar on standard error; None does so on a terminal.
 
     Raises:
         NotEnoughImages: if no image was readable.
-        HeadNotFound, InvalidInput: as ``Classifier``.
+        HeadNotFound, InvalidInput: as ``Classifier``; also if a value does not fit ``dtype``.
         ClassMapError: if stated classes are not those of the classifier.
         ArtefactError: if the store cannot be written.
     """
@@ -123,7 +128,13 @@ def extract(
         source = with_classes(classifier, source)[0]
     find_head(classifier, source, requires)
     return extract_part(
-        classifier, source, path, batch_size=batch_size, requires=requires, progress=progress
+        classifier,
+        source,
+        path,
+        batch_size=batch_size,
+        requires=requires,
+        dtype=dtype,
+        progress=progress,
     )
 
 
@@ -134,6 +145,7 @@ def extract_part(
     *,
     batch_size: int = IMAGE_BATCH,
     requires: Requirements = NOTHING,
+    dtype: StoreDtype | None = None,
     progress: bool | None = None,
 ) -> ActivationStore:
     """The activations of part of a source as a store on disk; in all else as ``extract``.
@@ -142,17 +154,17 @@ def extract_part(
         classifier: whose head and input shape were found on the whole source, since no image of
             the part may be readable.
         source: the part.
-        path, batch_size, requires, progress: as in ``extract``.
+        path, batch_size, requires, dtype, progress: as in ``extract``.
 
     Raises:
         InvalidInput: as ``Classifier``.
         ArtefactError: if the store cannot be written.
     """
-    origin = Origin(classifier.weights_hash(), classifier.head_name, source.content)
-    key = store_key(origin, classifier, source, requires.kept)
+    origin = origin_of(classifier, source)
+    key = store_key(origin, classifier, source, requires.kept, dtype)
     if (store := finished(path, key)) is not None:
         return store
-    with StoreWriter(path, classifier.head, key, origin) as writer:
+    with StoreWriter(path, classifier.head, key, origin, dtype=dtype) as writer:
         for batch in stream(
             classifier,
             source,
@@ -176,8 +188,7 @@ def stored(
         path: the store's folder.
         kept: what it keeps beside features and logits.
     """
-    origin = Origin(classifier.weights_hash(), classifier.head_name, source.content)
-    return finished(path, store_key(origin, classifier, source, kept))
+    return finished(path, store_key(origin_of(classifier, source), classifier, source, kept))
 
 
 @contextmanager
@@ -188,6 +199,7 @@ def activations_of(
     *,
     batch_size: int = IMAGE_BATCH,
     requires: Requirements = NOTHING,
+    dtype: StoreDtype | None = None,
     progress: bool | None = None,
 ) -> Iterator[ActivationStore]:
     """The activations of images as a store, in a temporary folder unless a path is given.
@@ -195,16 +207,14 @@ def activations_of(
     Args:
         classifier: what to run.
         images: as ``as_source`` takes them, or a store of this classifier, used as it is.
-        path, batch_size, requires, progress: as in ``extract``.
+        path, batch_size, requires, dtype, progress: as in ``extract``.
 
     Raises:
-        InvalidInput: if the store is of another classifier; otherwise as ``extract``.
+        InvalidInput: if the store is of another classifier, or lacks something that is required;
+            otherwise as ``extract``.
     """
     if isinstance(images, ActivationStore):
-        origin = images.origin
-        if origin is None or origin.weights_hash != classifier.weights_hash():
-            raise InvalidInput(f"The store {str(images.path)!r} is of another classifier.")
-        classifier.name_head(origin.head_name)
+        check_store(images, classifier, requires)
         yield images
         return
     with tempfile.TemporaryDirectory(prefix="neroli-") as temporary:
@@ -214,6 +224,7 @@ def activations_of(
             path or temporary,
             batch_size=batch_size,
             requires=requires,
+            dtype=dtype,
             progress=progress,
         )
 
@@ -298,11 +309,22 @@ def find_head(
     raise NotEnoughImages(f"None of the {len(failures)} images could be read{why}.")
 
 
-def store_key(origin: Origin, classifier: Classifier, source: ImageSource, kept: Kept) -> str:
-    """What identifies a store: weights, head, preprocessing, execution, taps and the images."""
+def store_key(
+    origin: Origin,
+    classifier: Classifier,
+    source: ImageSource,
+    kept: Kept,
+    dtype: StoreDtype | None = None,
+) -> str:
+    """What identifies a store: weights, head, preprocessing, execution, taps, dtype and images.
+
+    Of a network that another program computes also this program.
+    """
     preprocessing = classifier.preprocessing
     parts: dict[str, Any] = {
-        **asdict(origin),
+        "weights_hash": origin.weights_hash,
+        "head_name": origin.head_name,
+        "content": origin.content,
         "preprocessing": None if preprocessing is None else asdict(preprocessing),
         "taps": list(kept.taps),
         "probes": list(kept.probes),
@@ -310,9 +332,26 @@ def store_key(origin: Origin, classifier: Classifier, source: ImageSource, kept:
         "input_shape": classifier.input_shape,  # pictures of another are unreadable
         "images": source.fingerprint or uuid.uuid4().hex,  # unknown images are never the same
     }
+    if isinstance(classifier.model, StandIn):
+        parts["runtime"] = classifier.model.runtime
+    if dtype is not None:
+        parts["dtype"] = dtype
     if classifier.execution != AS_IT_IS:
         parts["execution"] = asdict(classifier.execution)
     return text_digest([json.dumps(parts, sort_keys=True)])
+
+
+def origin_of(classifier: Classifier, source: ImageSource) -> Origin:
+    """What a store of these images says of them, once the head is found."""
+    names = classifier.class_names
+    return Origin(
+        classifier.weights_hash(),
+        classifier.head_name,
+        source.content,
+        None if source.content == "tensor" else classifier.preprocessing,
+        classifier.input_shape,
+        None if names is None else tuple(names),
+    )
 
 
 def _collated(samples: list[Any]) -> tuple[Any, ...]:

@@ -7,8 +7,9 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -61,8 +62,12 @@ def text_digest(lines: Iterable[str]) -> str:
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, private: bool = False) -> Iterator[Path]:
     """A path to write to that takes the place of ``path`` when the block ends well.
+
+    Args:
+        path: of the file.
+        private: whether its owner alone may read it.
 
     Raises:
         ArtefactError: if the folder cannot be written to.
@@ -78,7 +83,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(0o600 if private else 0o666 & ~_umask())
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -108,22 +113,35 @@ def locked(folder: Path, what: str) -> Iterator[None]:
     Raises:
         ArtefactError: if another process is, or the folder cannot be written to.
     """
-    with ExitStack() as stack:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context((folder / LOCK).open("a"))
-        except OSError as error:
-            raise ArtefactError(
-                f"Cannot write to {str(folder)!r}: {error.strerror or error}."
-            ) from None
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise ArtefactError(
-                    f"Another process is writing the {what} {str(folder)!r}: wait until it is done."
-                ) from None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = lock_of(folder / LOCK)
+    except OSError as error:
+        raise ArtefactError(
+            f"Cannot write to {str(folder)!r}: {error.strerror or error}."
+        ) from None
+    if lock is None:
+        raise ArtefactError(
+            f"Another process is writing the {what} {str(folder)!r}: wait until it is done."
+        )
+    with lock:
         yield
+
+
+def lock_of(path: Path) -> IO[str] | None:
+    """A lock file, made if missing, that no other process has until it is closed; None if one has.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    file = path.open("a")
+    if fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            return None
+    return file
 
 
 def is_free(folder: Path, marker: str, says: str) -> bool:

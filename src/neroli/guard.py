@@ -27,13 +27,14 @@ from neroli.extraction import (
     IMAGE_BATCH,
     activations_of,
     as_source,
-    stream,
     with_classes,
     without_labels,
 )
 from neroli.fitting import Learner, fit, fit_held_out, learns_held_out
 from neroli.overlap import TrainingImages, seeded_half, unchecked
 from neroli.store import ActivationStore
+from neroli.store_precision import StoreDtype
+from neroli.streaming import verdicts_on_images, verdicts_on_store
 from neroli.verdicts import GuardedBatch, Verdicts
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ class Guard:
         self.calibration: Calibration | None = None
         self.model_source: ModelSource | None = None
         self.training: TrainingPart | None = None
+        self.made = ""
+        """When it was last fitted or calibrated, in ISO 8601."""
         self.held_out: CalibrationPart | None = None
         self.reference: Reference | None = None
         """What is usual, learned by ``fit``, that explanations compare with."""
@@ -91,6 +94,7 @@ class Guard:
         training: Any,
         *,
         store: Path | str | None = None,
+        store_dtype: StoreDtype | None = None,
         batch_size: int = IMAGE_BATCH,
         keep_examples: int = 0,
         progress: bool | None = None,
@@ -103,9 +107,11 @@ class Guard:
                 ``neroli.extraction.as_source`` takes.
             store: folder to keep the activations in, so that an interrupted run goes on; without it
                 they live in a temporary folder.
+            store_dtype: "float16" halves the space that they take; None keeps them as computed.
             batch_size: images at a time; a loader keeps its own.
             keep_examples: of how many training images explanations may show a thumbnail, and find
-                the nearest; none by default, since they may be patient data.
+                the nearest; none by default, since they may be patient data. A store has no
+                pictures to show.
             progress: show a progress bar; None does so on a terminal.
 
         Raises:
@@ -123,6 +129,7 @@ class Guard:
             store,
             batch_size=batch_size,
             requires=self.detector.requires_to_fit,
+            dtype=store_dtype,
             progress=progress,
         ) as activations:
             reference = Reference(self.detector, examples=keep_examples)
@@ -143,6 +150,7 @@ class Guard:
         self.reference = reference
         self.execution = self.classifier.execution
         self.calibration = self.held_out = None
+        self.made = saving.now()
         if self.training.doubt:
             self._warn(self.training.doubt)
         self._warn_of_unreadable("training")
@@ -157,6 +165,7 @@ class Guard:
         confidence: float = 0.9,
         per_class: bool = False,
         store: Path | str | None = None,
+        store_dtype: StoreDtype | None = None,
         batch_size: int = IMAGE_BATCH,
         progress: bool | None = None,
     ) -> Self:
@@ -172,7 +181,7 @@ class Guard:
             confidence: probability of a "confidence" guarantee.
             per_class: a threshold for every predicted class with enough images; the others share
                 one, with a warning.
-            store, batch_size, progress: as in ``fit``.
+            store, store_dtype, batch_size, progress: as in ``fit``.
 
         Raises:
             NotFitted: before ``fit``.
@@ -194,6 +203,7 @@ class Guard:
             store,
             batch_size=batch_size,
             requires=self.detector.requires,
+            dtype=store_dtype,
             progress=progress,
         ) as activations:
             groups = activations.groups()
@@ -220,6 +230,7 @@ class Guard:
             threshold=self.calibration.threshold,
             class_thresholds=self.calibration.thresholds.tolist() if per_class else None,
         )
+        self.made = saving.now()
         self._unreadable["calibration"] = unreadable
         self._warn_of_unreadable("calibration")
         training = self.training
@@ -293,8 +304,8 @@ class Guard:
         """Verdicts on any number of images, batch by batch, nothing kept.
 
         Args:
-            images: as ``neroli.extraction.as_source`` takes them.
-            start: position to begin at.
+            images: as ``neroli.extraction.as_source`` takes them, or an ActivationStore.
+            start: position to begin at: 0, or the ``end`` of a batch.
             batch_size, progress: as in ``fit``.
 
         Raises:
@@ -302,20 +313,9 @@ class Guard:
             InvalidInput: if the images cannot be used at all; unreadable ones are in ``failures``.
         """
         self.check_calibrated()
-        source = without_labels(as_source(images, batch_size))
-        for batch in stream(
-            self.classifier,
-            source,
-            batch_size=batch_size,
-            start=start,
-            requires=self.detector.requires,
-            progress=progress,
-        ):
-            verdicts = (
-                Verdicts.none() if batch.activations is None else self.verdicts(batch.activations)
-            )
-            images = batch.images
-            yield GuardedBatch(images.ids, images.names, verdicts, images.failures, images.end)
+        if isinstance(images, ActivationStore):
+            return verdicts_on_store(self, images, start, progress)
+        return verdicts_on_images(self, images, start, batch_size, progress)
 
     def save(self, folder: Path | str) -> None:
         """Save to a folder, atomically; a guard that is there is replaced.

@@ -113,8 +113,9 @@ class HeadPath:
     def read(self, calls: Mapping[str, tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         """Features ``[N, D]`` and logits ``[N, C]``, of what each module took and returned."""
         taken, given = zip(*(calls[path] for path in self.modules), strict=True)
-        rows = [tensor.reshape(len(tensor), -1) for tensor in taken]
-        logits = [tensor.reshape(len(tensor), -1) for tensor in given]
+        # shape[0] and not len(): while a network is exported it stands for any number
+        rows = [tensor.reshape(tensor.shape[0], -1) for tensor in taken]
+        logits = [tensor.reshape(tensor.shape[0], -1) for tensor in given]
         if len(rows) == 1:
             return rows[0], logits[0]
         return rows[0] if self.shared else torch.cat(rows, 1), torch.stack(logits).mean(0)

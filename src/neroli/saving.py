@@ -40,13 +40,18 @@ def manifest_of(guard: Guard) -> Manifest:
         raise NotFitted("The guard is not fitted: there is nothing to save yet.")
     guard.check_weights(guard.training)
     return Manifest(
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=guard.made,
         detector=DetectorPart.of(guard.detector),
         classifier=ClassifierPart.of(guard.classifier, guard.detector.requires, guard.execution),
         training=guard.training,
         calibration=guard.held_out,
         model_source=guard.model_source,
     )
+
+
+def now() -> str:
+    """The time in ISO 8601, to the second, in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def load(
@@ -67,5 +72,5 @@ def load(
     guard.execution = manifest.classifier.execution
     guard.calibration, guard.held_out = calibration, manifest.calibration
     guard.training, guard.known, guard.reference = manifest.training, known, reference
-    guard.model_source = manifest.model_source
+    guard.model_source, guard.made = manifest.model_source, manifest.created
     return guard

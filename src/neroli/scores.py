@@ -27,6 +27,7 @@ from neroli.verdicts import GuardedBatch
 if TYPE_CHECKING:
     from neroli.data.sources import ImageSource
     from neroli.guard import Guard
+    from neroli.store import ActivationStore
 
 SCHEMA = pa.schema(
     [
@@ -109,7 +110,7 @@ class ScoreTable:
         self._rows += [
             {
                 "id": identity,
-                "name": _text(name),
+                "name": None if name is None else _text(name),
                 "predicted_class": predicted,
                 "predicted_name": names[predicted] if names else None,
                 "score": score,
@@ -161,13 +162,18 @@ class ScoreTable:
 
 
 def scored(
-    guard: Guard, source: ImageSource, path: Path, key: str, manifest: Manifest, batch_size: int
+    guard: Guard,
+    source: ImageSource | ActivationStore,
+    path: Path,
+    key: str,
+    manifest: Manifest,
+    batch_size: int,
 ) -> Summary:
     """Write the table of a guard's verdicts on the images of a source.
 
     Args:
         guard: calibrated.
-        source: the images.
+        source: the images, or their activations.
         path, key, manifest: as ``ScoreTable`` takes them.
         batch_size: images through the network at a time.
 

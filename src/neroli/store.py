@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -26,6 +27,7 @@ from neroli.store_files import (
     Column,
     Origin,
     Shard,
+    ShardContent,
     StoreManifest,
     read_head,
     read_manifest,
@@ -33,8 +35,9 @@ from neroli.store_files import (
     shard_paths,
     write_head,
 )
+from neroli.store_precision import StoreDtype, check_dtype, check_range, narrowed
 
-__all__ = ["ActivationStore", "Origin", "StoreWriter", "finished"]
+__all__ = ["ActivationStore", "Origin", "StoreWriter", "complete_key", "finished"]
 
 SHARD_ROWS = 1024
 
@@ -148,9 +151,11 @@ class StoreWriter:
         head: the linear head of the classifier.
         key: what the activations are of: see ``neroli.extraction``.
         origin: of which classifier they are; None if of none that a guard could be made with.
+        dtype: in which to keep floating-point values; None keeps them as they are.
         anew: begin with an empty store whatever is there.
 
     Raises:
+        InvalidInput: if ``dtype`` is unknown.
         ArtefactError: if the folder cannot be written to, or holds a store of a newer schema.
     """
 
@@ -161,8 +166,11 @@ class StoreWriter:
         key: str,
         origin: Origin | None = None,
         *,
+        dtype: StoreDtype | None = None,
         anew: bool = False,
     ) -> None:
+        check_dtype(dtype)
+        self._dtype = dtype
         self.path = Path(path)
         self._head = head
         self._manifest = StoreManifest(key=key, origin=origin)
@@ -195,9 +203,14 @@ class StoreWriter:
         Args:
             activations: of the readable ones among them, if any.
             images: the batch they are of; without it they have no hashes.
+
+        Raises:
+            InvalidInput: if a value does not fit the store's dtype.
         """
         rows = 0 if activations is None else len(activations)
         if activations is not None and rows:
+            if self._dtype is not None:
+                check_range(_columns(activations), activations.ids)
             if images is None:
                 digests, groups = torch.zeros(rows, DIGEST_BYTES, dtype=torch.uint8), None
             else:
@@ -234,17 +247,32 @@ class StoreWriter:
             parts, digests, groups = zip(*self._pending, strict=True)
             activations = Activations.concatenate(parts)
             ids = activations.ids
-            tensors = {"features": activations.features, "logits": activations.logits}
-            tensors |= {f"{TAPS}{name}": value for name, value in activations.taps.items()}
-            tensors |= {f"{EXTRAS}{name}": value for name, value in activations.extras.items()}
+            tensors = _columns(activations)
             tensors["digests"] = torch.cat(digests)
             if activations.labels is not None:
                 tensors["labels"] = activations.labels
             if all(group is not None for group in groups):
                 tensors["groups"] = torch.cat(groups)
-        Shard.write(shard_path(self.path, self._shards), tensors, self._end, ids, self._failures)
-        self._shards += 1
+        self._write(ShardContent(tensors, self._end, ids, self._failures))
         self._pending, self._failures = [], []
+
+    def add(self, content: ShardContent) -> None:
+        """Add what another store's shard holds, as a shard.
+
+        Raises:
+            InvalidInput: if a value does not fit the store's dtype.
+        """
+        self.flush()
+        if self._dtype is not None:
+            check_range(content.tensors, content.ids)
+        self._write(content)
+        self._end = content.end
+
+    def _write(self, content: ShardContent) -> None:
+        if self._dtype is not None:
+            content = replace(content, tensors=narrowed(content.tensors))
+        content.write(shard_path(self.path, self._shards))
+        self._shards += 1
 
     def __enter__(self) -> Self:
         return self
@@ -289,10 +317,27 @@ class StoreWriter:
         self._manifest.write(self.path)
 
 
+def _columns(activations: Activations) -> dict[str, Tensor]:
+    """What is computed for images, by the names that columns have."""
+    columns = {"features": activations.features, "logits": activations.logits}
+    columns |= {f"{TAPS}{name}": value for name, value in activations.taps.items()}
+    return columns | {f"{EXTRAS}{name}": value for name, value in activations.extras.items()}
+
+
 def finished(path: Path | str, key: str) -> ActivationStore | None:
     """The complete store of this key, if there is one and it is whole."""
+    store = _if_complete(path)
+    return store if store is not None and store.key == key else None
+
+
+def complete_key(path: Path | str) -> str | None:
+    """The key of the complete store in a folder; None if there is none."""
+    store = _if_complete(path)
+    return None if store is None else store.key
+
+
+def _if_complete(path: Path | str) -> ActivationStore | None:
     try:
-        store = ActivationStore(path)
+        return ActivationStore(path)
     except ArtefactError:
         return None
-    return store if store.key == key else None

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from neroli.activations import Activations
+from neroli.data.preprocessing import Preprocessing
 from neroli.data.sources import Content, Failure
 from neroli.errors import ArtefactError, InvalidInput
 from neroli.files import atomic_path, digest, tensors_digest
@@ -33,11 +34,23 @@ Column = tuple[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Origin:
-    """Of which classifier a store is, and what its images' hashes are of."""
+    """Of which classifier a store is, and of what images.
+
+    Attributes:
+        weights_hash: of the classifier.
+        head_name: path of its head.
+        content: what the images' hashes are of.
+        preprocessing: that the images went through; None if unknown, or if they were tensors.
+        input_shape: of an image as the network took it; None if unknown.
+        class_names: of the classifier, if it has any.
+    """
 
     weights_hash: str
     head_name: str
     content: Content
+    preprocessing: Preprocessing | None = None
+    input_shape: tuple[int, ...] | None = None
+    class_names: tuple[str, ...] | None = None
 
 
 class StoreManifest(pydantic.BaseModel):
@@ -69,6 +82,31 @@ class StoreManifest(pydantic.BaseModel):
             path.write_text(self.model_dump_json(indent=2))
 
 
+@dataclass(frozen=True, eq=False)
+class ShardContent:
+    """What a shard holds.
+
+    Attributes:
+        tensors: its columns by name, each with as many rows.
+        end: position in the image source behind its last image.
+        ids: names of the images, if known.
+        failures: the images among them that could not be read.
+    """
+
+    tensors: Mapping[str, Tensor]
+    end: int
+    ids: Sequence[str] | None
+    failures: Sequence[Failure]
+
+    def write(self, path: Path) -> None:
+        """Write it as a shard, atomically."""
+        named = [[failure.name, failure.reason] for failure in self.failures]
+        header = json.dumps({"end": self.end, "ids": self.ids, "failures": named})
+        tensors = {name: tensor.contiguous() for name, tensor in self.tensors.items()}
+        with atomic_path(path) as temporary:
+            save_file(tensors, temporary, {"shard": header, "checksum": _checksum(header, tensors)})
+
+
 class Shard:
     """One shard file: its size is known, everything else read when asked for.
 
@@ -87,29 +125,6 @@ class Shard:
             raise ArtefactError(
                 f"The shard {str(path)!r} is damaged ({error}): delete its store and extract again."
             ) from None
-
-    @staticmethod
-    def write(
-        path: Path,
-        tensors: Mapping[str, Tensor],
-        end: int,
-        ids: Sequence[str] | None,
-        failures: Sequence[Failure],
-    ) -> None:
-        """Write a shard, atomically.
-
-        Args:
-            path: its file.
-            tensors: its columns by name, each with as many rows.
-            end: position in the image source behind its last image.
-            ids: names of the images, if known.
-            failures: the images among them that could not be read.
-        """
-        named = [[failure.name, failure.reason] for failure in failures]
-        header = json.dumps({"end": end, "ids": ids, "failures": named})
-        written = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        with atomic_path(path) as temporary:
-            save_file(written, temporary, {"shard": header, "checksum": _checksum(header, written)})
 
     @property
     def failures(self) -> list[Failure]:
@@ -140,14 +155,25 @@ class Shard:
                 ),
             )
 
+    def content(self) -> ShardContent:
+        """All that it holds, the tensors mapped from the file."""
+        tensors = {name: self.tensor(name) for name in sorted(self.names)}
+        return ShardContent(tensors, self.end, self._header()["ids"], self.failures)
+
+    @property
+    def checksum(self) -> str | None:
+        """The hash of all that it held when it was written; earlier versions wrote none."""
+        with safe_open(self.path, "pt") as file:
+            checksum: str | None = file.metadata().get("checksum")
+        return checksum
+
     def is_unchanged(self) -> bool | None:
         """Whether all its bytes are as they were written; None if it has no checksum to tell by."""
         with safe_open(self.path, "pt") as file:
-            said = file.metadata()
-            if "checksum" not in said:
-                return None
+            header = file.metadata()["shard"]
             tensors = {name: file.get_tensor(name) for name in self.names}
-        return bool(_checksum(said["shard"], tensors) == said["checksum"])
+        said = self.checksum
+        return None if said is None else _checksum(header, tensors) == said
 
     def _of(self, kind: str) -> list[str]:
         return sorted(name for name in self.names if name.startswith(kind))
@@ -156,6 +182,11 @@ class Shard:
         with safe_open(self.path, "pt") as file:
             header: dict[str, Any] = json.loads(file.metadata()["shard"])
         return header
+
+
+def is_store(path: Path | str) -> bool:
+    """Whether a folder is an activation store, complete or not."""
+    return all((Path(path) / name).is_file() for name in ("store.json", "head.safetensors"))
 
 
 def shard_path(folder: Path, number: int) -> Path:

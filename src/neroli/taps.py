@@ -175,14 +175,17 @@ class Requirements:
         named = [Site.parse(tap.layer) for tap in self.taps]
         return named + [Site.parse(text) for probe in self.probes for text in probe.layers()]
 
-    def check(self, batch: Activations) -> None:
-        """Raise InvalidInput, naming the first thing that a batch lacks."""
+    def lacking(self, batch: Activations) -> list[str]:
+        """Names of what a batch lacks."""
         lacking = [str(tap) for tap in self.taps if str(tap) not in batch.taps]
         if self.prepool:
             lacking += [name for name in PREPOOL if name not in batch.extras]
         measured = [name for probe in self.probes for name in probe.names()]
-        lacking += [name for name in measured if name not in batch.extras]
-        if lacking:
+        return lacking + [name for name in measured if name not in batch.extras]
+
+    def check(self, batch: Activations) -> None:
+        """Raise InvalidInput, naming the first thing that a batch lacks."""
+        if lacking := self.lacking(batch):
             raise InvalidInput(
                 f"The activations lack {lacking[0]!r}, which the detector requires: extract them "
                 "with requires=detector.requires."

@@ -46,14 +46,15 @@ class GuardedBatch:
 
     Attributes:
         ids: hashes of the contents of the N readable images.
-        names: what their source calls them; their positions where it has no names.
+        names: what their source calls them; their positions where it has no names, and None where
+            they come from a store, which keeps none.
         verdicts: of these N images.
         failures: images that could not be read.
         end: position in the source behind this batch.
     """
 
     ids: tuple[str, ...]
-    names: tuple[str, ...]
+    names: tuple[str | None, ...]
     verdicts: Verdicts
     failures: tuple[Failure, ...]
     end: int

@@ -18,25 +18,13 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-@pytest.fixture(scope="module")
-def guard(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A guard that keeps thumbnails."""
-    out = tmp_path_factory.mktemp("guards") / "guard"
-    model = ["--model", "networks:colour_network", "--weights", pictures / "weights.safetensors"]
-    data = ["--train", pictures / "train", "--calibration", pictures / "calibration"]
-    normalise = ["--mean", "0.5,0.5,0.5", "--std", "0.25 0.25 0.25"]
-    result = run("fit", *model, *data, *normalise, "--out", out, "--keep-examples", 30)
-    assert result.exit_code == 0, result.stderr
-    return out
-
-
-def test_it_explains_what_python_does(guard: Path, pictures: Path, tmp_path: Path) -> None:
+def test_it_explains_what_python_does(saved_guard: Path, pictures: Path, tmp_path: Path) -> None:
     files = sorted((pictures / "new").iterdir())[:3]
     out = tmp_path / "report.html"
-    result = run("explain", guard, *files, "--out", out, "--json", "--top", 5)
+    result = run("explain", saved_guard, *files, "--out", out, "--json", "--top", 5)
     assert result.exit_code == 0, result.stderr
     facts = json.loads(result.stdout)
-    loaded = Guard.load(guard, trained_colour_network())
+    loaded = Guard.load(saved_guard, trained_colour_network())
     expected = explain(loaded, files, [path.name for path in files], top=5)
     assert [record["name"] for record in facts["explanations"]] == [p.name for p in files]
     for record, explanation in zip(facts["explanations"], expected, strict=True):
@@ -50,15 +38,17 @@ def test_it_explains_what_python_does(guard: Path, pictures: Path, tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
 
-def test_people_read_the_summary(guard: Path, pictures: Path, tmp_path: Path) -> None:
+def test_people_read_the_summary(saved_guard: Path, pictures: Path, tmp_path: Path) -> None:
     image = sorted((pictures / "new").iterdir())[0]
-    result = run("explain", guard, image, "--out", tmp_path / "r.html")
+    result = run("explain", saved_guard, image, "--out", tmp_path / "r.html")
     assert "1 image explained" in result.stdout
     assert f"{image.name}: " in result.stdout and "with probability" in result.stdout
     assert "at most 5% of in-distribution images flagged" in result.stdout
 
 
-def test_sources_of_many_kinds_and_figures(guard: Path, pictures: Path, tmp_path: Path) -> None:
+def test_sources_of_many_kinds_and_figures(
+    saved_guard: Path, pictures: Path, tmp_path: Path
+) -> None:
     files = sorted((pictures / "new").iterdir())
     (tmp_path / "some").mkdir()
     shutil.copy(files[0], tmp_path / "some")
@@ -66,7 +56,7 @@ def test_sources_of_many_kinds_and_figures(guard: Path, pictures: Path, tmp_path
     (tmp_path / "t.csv").write_text(f"path\n{files[1]}\n")
     sources = [tmp_path / "some", files[2], tmp_path / "t.csv", files[0], tmp_path / files[0].name]
     figures = ["--figure-dir", tmp_path / "figures"]
-    result = run("explain", guard, *sources, "--out", tmp_path / "r.html", *figures, "--json")
+    result = run("explain", saved_guard, *sources, "--out", tmp_path / "r.html", *figures, "--json")
     assert result.exit_code == 0, result.stderr
     names = [record["name"] for record in json.loads(result.stdout)["explanations"]]
     assert names[:2] == [files[0].name, files[2].name] and len(names) == 5
@@ -74,39 +64,43 @@ def test_sources_of_many_kinds_and_figures(guard: Path, pictures: Path, tmp_path
     assert sorted(p.name for p in (tmp_path / "figures").glob("*.png")) == [
         f"{number:04}.png" for number in range(1, 6)
     ]
-    assert run("explain", guard, files[0], "--out", tmp_path / "r.html", *figures).exit_code == 0
+    assert (
+        run("explain", saved_guard, files[0], "--out", tmp_path / "r.html", *figures).exit_code == 0
+    )
     assert [p.name for p in (tmp_path / "figures").glob("*.png")] == ["0001.png"]
 
 
 def test_figures_do_not_replace_files_of_others(
-    guard: Guard, pictures: Path, tmp_path: Path
+    saved_guard: Path, pictures: Path, tmp_path: Path
 ) -> None:
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     shutil.copy(sorted((pictures / "new").iterdir())[0], theirs / "0001.png")
     before = (theirs / "0001.png").read_bytes()
-    result = run("explain", guard, theirs, "--out", tmp_path / "r.html", "--figure-dir", theirs)
+    result = run(
+        "explain", saved_guard, theirs, "--out", tmp_path / "r.html", "--figure-dir", theirs
+    )
     assert result.exit_code == 1 and "holds other files" in result.stderr
     assert (theirs / "0001.png").read_bytes() == before and not (tmp_path / "r.html").exists()
 
 
-def test_of_many_the_most_unusual(guard: Path, pictures: Path, tmp_path: Path) -> None:
+def test_of_many_the_most_unusual(saved_guard: Path, pictures: Path, tmp_path: Path) -> None:
     scores = tmp_path / "s.jsonl"
-    assert run("score", guard, pictures / "new", "--out", scores).exit_code == 0
+    assert run("score", saved_guard, pictures / "new", "--out", scores).exit_code == 0
     rows = [json.loads(line) for line in scores.read_text().splitlines()]
     rows.sort(key=lambda row: (row["p_value"], -row["score"]))
     options = ["--limit", 4, "--batch-size", 7, "--json"]
-    result = run("explain", guard, pictures / "new", "--out", tmp_path / "r.html", *options)
+    result = run("explain", saved_guard, pictures / "new", "--out", tmp_path / "r.html", *options)
     facts = json.loads(result.stdout)
     found = [record["name"] for record in facts["explanations"]]
     assert found == [row["name"] for row in rows[:4]] and facts["left_out"] == 36
     assert "36 less unusual left out" in (tmp_path / "r.html").read_text()
-    text = run("explain", guard, pictures / "new", "--out", tmp_path / "r.html", "--limit", 4)
+    text = run("explain", saved_guard, pictures / "new", "--out", tmp_path / "r.html", "--limit", 4)
     assert "--limit 40 explains all" in text.stdout
 
 
 def test_unreadable_images_are_listed_and_the_exit_code_says_so(
-    guard: Path, pictures: Path, tmp_path: Path
+    saved_guard: Path, pictures: Path, tmp_path: Path
 ) -> None:
     bad = tmp_path / "bad"
     bad.mkdir()
@@ -116,7 +110,7 @@ def test_unreadable_images_are_listed_and_the_exit_code_says_so(
     (bad / "gigapixel.png").write_bytes(header + b"\0" * 40)
     Image.new("CMYK", (8, 8)).save(bad / "cmyk.tif")
     Image.new("I;16", (8, 8), 40_000).save(bad / "deep.png")
-    result = run("explain", guard, bad, "--out", tmp_path / "r.html", "--json")
+    result = run("explain", saved_guard, bad, "--out", tmp_path / "r.html", "--json")
     assert result.exit_code == 3
     facts = json.loads(result.stdout)
     assert [record["name"] for record in facts["explanations"]] == ["cmyk.tif", "deep.png"]
@@ -124,7 +118,7 @@ def test_unreadable_images_are_listed_and_the_exit_code_says_so(
     assert unreadable == {"broken.jpg", "<b>empty.png", "gigapixel.png"}
     page = (tmp_path / "r.html").read_text()
     assert "gigapixel.png" in page and "&lt;b&gt;empty.png" in page and "<b>" not in page
-    alone = run("explain", guard, bad / "broken.jpg", "--out", tmp_path / "r.html")
+    alone = run("explain", saved_guard, bad / "broken.jpg", "--out", tmp_path / "r.html")
     assert alone.exit_code == 3 and "0 images explained" in alone.stdout
 
 
@@ -138,22 +132,22 @@ def test_unreadable_images_are_listed_and_the_exit_code_says_so(
     ],
 )
 def test_what_cannot_be_is_said_in_a_sentence(
-    guard: Path, pictures: Path, tmp_path: Path, images: str, out: str, message: str
+    saved_guard: Path, pictures: Path, tmp_path: Path, images: str, out: str, message: str
 ) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "folder.html").mkdir()
     source = pictures / "new" if images == "new" else tmp_path / images
-    result = run("explain", guard, source, "--out", tmp_path / out)
+    result = run("explain", saved_guard, source, "--out", tmp_path / out)
     assert result.exit_code == 1
     assert message in result.stderr and len(result.stderr.splitlines()) == 1
     assert not (tmp_path / out).is_file()
 
 
 def test_a_guard_of_an_older_schema_or_without_threshold_is_refused(
-    guard: Path, pictures: Path, tmp_path: Path
+    saved_guard: Path, pictures: Path, tmp_path: Path
 ) -> None:
     old = tmp_path / "old"
-    shutil.copytree(guard, old)
+    shutil.copytree(saved_guard, old)
     manifest = json.loads((old / "manifest.json").read_text())
     (old / "manifest.json").write_text(json.dumps(manifest | {"schema_version": 1}))
     result = run("explain", old, pictures / "new", "--out", tmp_path / "r.html")
@@ -164,9 +158,9 @@ def test_a_guard_of_an_older_schema_or_without_threshold_is_refused(
     assert result.exit_code == 1 and "no threshold" in result.stderr
 
 
-def test_inspect_says_whether_thumbnails_are_kept(guard: Path, pictures: Path) -> None:
+def test_inspect_says_whether_thumbnails_are_kept(saved_guard: Path, pictures: Path) -> None:
     assert "30 thumbnails of training images, which may be patient data" in run(
-        "inspect", guard
+        "inspect", saved_guard
     ).stdout.replace("\n", " ")
-    facts = json.loads(run("inspect", guard, "--json").stdout)
+    facts = json.loads(run("inspect", saved_guard, "--json").stdout)
     assert facts["examples"] == {"images": 30, "thumbnails": 30}

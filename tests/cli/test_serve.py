@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import re
 import signal
 import socket
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -27,57 +21,20 @@ from neroli.cli import serve as command
 from neroli.serve.listening import bound_to
 from neroli.serve.settings import Settings
 from networks import tiny_network, trained_colour_network
-from serving import Client, as_json
-
-TESTS = Path(__file__).parents[1]
+from recorded import opened
+from serving import as_json, process
 
 
 def run(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-@pytest.fixture(scope="module")
-def guard(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("guards") / "guard"
-    model = ["--model", "networks:colour_network", "--weights", pictures / "weights.safetensors"]
-    data = ["--train", pictures / "train", "--calibration", pictures / "calibration"]
-    normalise = ["--mean", "0.5,0.5,0.5", "--std", "0.25 0.25 0.25"]
-    result = run("fit", *model, *data, *normalise, "--out", out)
-    assert result.exit_code == 0, result.stderr
-    return out
-
-
-@contextmanager
-def process(guard: Path, *options: object) -> Iterator[tuple[subprocess.Popen[str], Client]]:
-    """A server in a process of its own, on a free port, and a client of it."""
-    arguments = ["serve", guard, "--port", 0, *options]
-    with subprocess.Popen(
-        [sys.executable, "-m", "neroli", *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path, str(TESTS)])},
-    ) as server:
-        try:
-            assert server.stdout is not None
-            said = server.stdout.readline()
-            found = re.search(r"http://\S+", said)
-            assert found, said
-            with Client(base_url=found[0], timeout=60) as client:
-                yield server, client
-        finally:
-            if server.poll() is None:
-                server.kill()
-                server.communicate()
-
-
 def test_a_server_told_to_stop_finishes_what_it_accepted(
-    guard: Path, pictures: Path, tmp_path: Path
+    saved_guard: Path, pictures: Path, tmp_path: Path
 ) -> None:
     file = next((pictures / "new").iterdir())
     records = tmp_path / "records.sqlite"
-    options = ["--records", records, "--latency", 4, "--batch-size", 100]
-    with process(guard, *options) as (server, client):
+    with process(saved_guard, records, "--latency", 4, "--batch-size", 100) as (server, client):
         client.until_ready()
         answers: list[httpx.Response] = []
         body = as_json(file.read_bytes())
@@ -93,9 +50,10 @@ def test_a_server_told_to_stop_finishes_what_it_accepted(
         server.send_signal(signal.SIGTERM)
         for thread in waiting:
             thread.join()
-        _, log = server.communicate(timeout=60)
+        assert server.wait(timeout=60) == 0
+    log = client.log.read_text()
     assert [answer.status_code for answer in answers] == [200] * 3
-    expected = Guard.load(guard, trained_colour_network())([file])
+    expected = Guard.load(saved_guard, trained_colour_network())([file])
     told = [answer.json()["results"][0]["score"] for answer in answers]
     assert told == pytest.approx([float(expected.score[0])] * 3, rel=1e-5)
     with sqlite3.connect(records) as database:
@@ -105,36 +63,20 @@ def test_a_server_told_to_stop_finishes_what_it_accepted(
     assert "Traceback" not in log and file.name not in log
 
 
-def test_what_was_said_outlives_the_process(guard: Path, pictures: Path, tmp_path: Path) -> None:
-    contents = [path.read_bytes() for path in sorted((pictures / "new").iterdir())[:10]]
-    records = tmp_path / "records.sqlite"
-    said: list[str] = []
-    for part in (contents[:5], contents[5:]):
-        with process(guard, "--records", records) as (server, client):
-            client.until_ready()
-            for content in part:
-                answer = client.post("/v1/score", json=as_json(content))
-                said.append(answer.json()["results"][0]["id"])
-            server.kill()
-    with sqlite3.connect(records) as database:
-        kept = [identity for (identity,) in database.execute("SELECT id FROM record ORDER BY row")]
-    assert kept == said
-
-
-def test_a_guard_of_another_model_is_never_ready(guard: Path, tmp_path: Path) -> None:
+def test_a_guard_of_another_model_is_never_ready(saved_guard: Path, tmp_path: Path) -> None:
     weights = tmp_path / "other.safetensors"
     save_file(tiny_network(num_classes=3, seed=9).state_dict(), weights)
-    options = ["--records", tmp_path / "r.sqlite", "--weights", weights]
-    with process(guard, *options) as (server, client):
+    with process(saved_guard, tmp_path / "r.sqlite", "--weights", weights) as (server, client):
         answer = client.get("/v2/health/ready")
         while "still being loaded" in answer.text:
             time.sleep(0.05)
             answer = client.get("/v2/health/ready")
         assert answer.status_code == 503 and "could not be loaded" in answer.text
         assert client.get("/v2/health/live").status_code == 200
-        server.terminate()
-        _, log = server.communicate(timeout=60)
-    assert "was fitted on a model with other weights" in log
+        server.send_signal(signal.SIGINT)
+        assert server.wait(timeout=60) == 0
+    log = client.log.read_text()
+    assert "was fitted on a model with other weights" in log and "interrupted" not in log
 
 
 @pytest.mark.parametrize(
@@ -145,26 +87,39 @@ def test_a_guard_of_another_model_is_never_ready(guard: Path, tmp_path: Path) ->
     ],
 )
 def test_what_cannot_be_served_is_said_in_a_sentence(
-    guard: Path, tmp_path: Path, options: list[str], reason: str
+    saved_guard: Path, tmp_path: Path, options: list[str], reason: str
 ) -> None:
-    result = run("serve", guard, "--records", tmp_path / "r.sqlite", *options)
+    result = run("serve", saved_guard, "--records", tmp_path / "r.sqlite", *options)
     assert result.exit_code == 1 and reason in result.stderr
     assert "Traceback" not in result.stderr
 
 
-def test_a_token_must_be_hard_to_guess(guard: Path, tmp_path: Path) -> None:
+def test_a_token_must_be_hard_to_guess(saved_guard: Path, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("secret\n")
-    result = run("serve", guard, "--records", tmp_path / "r", "--token-file", tmp_path / "token")
+    result = run(
+        "serve", saved_guard, "--records", tmp_path / "r", "--token-file", tmp_path / "token"
+    )
     assert result.exit_code == 1 and "16 characters or more" in result.stderr
     assert "secret\n" not in result.stderr
 
 
-def test_an_address_in_use_is_said(guard: Path, tmp_path: Path) -> None:
+def test_an_address_in_use_is_said(saved_guard: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        result = run("serve", guard, "--records", tmp_path / "r.sqlite", "--port", port)
+        result = run("serve", saved_guard, "--records", tmp_path / "r.sqlite", "--port", port)
     assert result.exit_code == 1
     assert f"Cannot listen on 127.0.0.1, port {port}: Address already in use" in result.stderr
+
+
+def test_records_that_another_server_has_are_refused(saved_guard: Path, tmp_path: Path) -> None:
+    records = opened(tmp_path)
+    records.claim()
+    result = run("serve", saved_guard, "--records", tmp_path / "records.sqlite")
+    assert result.exit_code == 1
+    assert "Another server has the records" in result.stderr and "--records" in result.stderr
+    assert run("records", tmp_path / "records.sqlite").exit_code == 0  # reading is allowed
+    records.close()
+    opened(tmp_path).claim()
 
 
 def test_small_answers_are_sent_at_once() -> None:
@@ -189,9 +144,9 @@ def test_small_answers_are_sent_at_once() -> None:
 
 
 def test_without_the_extra_one_sentence_says_what_to_install(
-    guard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    saved_guard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(command, "find_spec", lambda name: None if name == "uvicorn" else object())
-    result = run("serve", guard, "--records", tmp_path / "r.sqlite")
+    result = run("serve", saved_guard, "--records", tmp_path / "r.sqlite")
     assert result.exit_code == 1
     assert "Serving needs uvicorn: install neroli with its [serve] extra" in result.stderr

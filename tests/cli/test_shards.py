@@ -19,7 +19,13 @@ TESTS = Path(__file__).parents[1]
 HELD_OUT = ["--guarantee", "average"]  # half of 60 images must do for a threshold
 DETECTORS = {
     "two passes": ["nero", "--keep-examples", "12"],
-    "a bank": ["knn", "--set", "k=5", "--keep-examples", "500"],
+    "a bank, stored in half precision": [
+        "knn",
+        "--store-dtype",
+        "float16",
+        "--keep-examples",
+        "500",
+    ],
     "taps": ["gram", "--set", "layers=2"],
     "held-out images": ["ensemble", "--set", "members=line,energy", *HELD_OUT],
     "held-out labels": ["temperature_scaled_msp", *HELD_OUT],

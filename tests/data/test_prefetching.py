@@ -80,6 +80,15 @@ def test_copies_on_the_cpu_are_the_images_themselves() -> None:
     assert copier(torch.device("cpu"))(images) is images
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_batches_on_a_gpu_are_those_of_the_cpu() -> None:
+    batches = [torch.randn(16, 3, 64, 64) for _ in range(20)]
+    copied = copier(torch.device("cuda"))
+    found = [there.square().sum(0).cpu() for there in prefetched(map(copied, batches))]
+    for images, squares in zip(batches, found, strict=True):
+        torch.testing.assert_close(squares, images.square().sum(0))
+
+
 def test_pictures_are_read_ahead_and_a_users_loader_in_the_users_thread(pictures: Path) -> None:
     classifier = Classifier(trained_colour_network(), preprocessing=COLOUR_PREPROCESSING)
     folder = ImageFolder(pictures / "new")

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -21,6 +22,7 @@ from neroli.serve.engine import version_of
 from neroli.serve.records import Records
 from neroli.serve.settings import Limits, Settings
 from neroli.serve.state import State
+from neroli.serve.uploads import Refused, Upload, decoded
 from serving import (
     Client,
     as_json,
@@ -93,7 +95,8 @@ def test_nothing_but_broken_images_is_an_error(client: Client) -> None:
     assert answer.json() == {
         "error": {
             "status": 422,
-            "message": "Image 0 of 2 (from 0): The image is not an image in a format Pillow reads.",
+            "message": "Image 0 of 2 (from 0): The image is not an image in a known format "
+            "(BMP, GIF, JPEG, JPEG2000, PNG, PPM, TIFF, WEBP).",
             "request": answer.headers["x-request-id"],
         }
     }
@@ -164,6 +167,60 @@ def test_without_a_record_there_is_no_verdict(
         monkeypatch.undo()
         again = client.post("/v1/score", json=as_json(encoded(colour_pictures(1)[0])))
         assert again.status_code == 200
+
+
+def test_sizes_are_refused_while_all_decoders_are_busy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    def slow(data: bytes, limits: Limits) -> Upload:
+        begun.set()
+        assert go.wait(60)
+        return decoded(data, limits)
+
+    monkeypatch.setattr("neroli.serve.state.decoded", slow)
+    images = [encoded(picture) for picture in colour_pictures(6)]
+    answers: list[httpx.Response] = []
+    with serving(tmp_path) as client:
+        address = f"{client.address}/v1/score"
+        busy = threading.Thread(
+            target=lambda: answers.append(httpx.post(address, json=as_json(*images), timeout=90))
+        )
+        busy.start()
+        try:
+            assert begun.wait(60)
+            large = as_json(png_header(60_000, 60_000))
+            assert client.post("/v1/score", json=large).status_code == 413
+            assert answers == []
+        finally:
+            go.set()
+            busy.join()
+    assert [answer.status_code for answer in answers] == [200]
+
+
+def test_a_server_whose_records_are_gone_is_not_ready_until_they_are_back(tmp_path: Path) -> None:
+    image = as_json(encoded(colour_pictures(1)[0]))
+    with serving(tmp_path) as client:
+        aside = client.records.rename(tmp_path / "aside.sqlite")
+        answer = client.post("/v1/score", json=image)
+        assert answer.status_code == 503 and int(answer.headers["retry-after"]) >= 1
+        for path in ("/v2/health/ready", "/v2/models/guard/ready"):
+            answer = client.get(path)
+            assert answer.status_code == 503 and "Nothing can be recorded" in answer.text
+            assert str(tmp_path) not in answer.text
+        assert client.get("/v2/health/live").status_code == 200
+        assert not client.records.exists()
+        aside.rename(client.records)
+        assert client.get("/v2/health/ready").status_code == 200
+        assert client.post("/v1/score", json=image).status_code == 200
+
+
+def test_who_waited_while_recording_failed_for_others_is_refused_at_once(tmp_path: Path) -> None:
+    with serving(tmp_path) as client:
+        state = client.state
+        with pytest.raises(Refused, match="could not be written"):
+            state._record([], [], state._failures - 1)
 
 
 def test_a_server_lives_before_it_is_ready(tmp_path: Path) -> None:

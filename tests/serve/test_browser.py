@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from neroli import Guard
 from neroli.serve.uploads import contents_of
-from served import Served, guard_with_examples, record, served, unusual_picture
+from reviewing import filled, record, unusual_picture
+from serving import Client, guard_with_examples, serving
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 if CHROMIUM is None:
@@ -27,19 +27,8 @@ def chromium() -> Iterator[playwright.Browser]:
         browser.close()
 
 
-@pytest.fixture(scope="module")
-def examples_guard() -> Guard:
-    return guard_with_examples()
-
-
 @pytest.fixture
-def server(examples_guard: Guard, tmp_path: Path) -> Iterator[Served]:
-    with served(tmp_path, examples_guard, keep_thumbnails=True, keep_images=True) as running:
-        yield running
-
-
-@pytest.fixture
-def page(chromium: playwright.Browser, server: Served) -> Iterator[playwright.Page]:
+def page(chromium: playwright.Browser, server: Client) -> Iterator[playwright.Page]:
     """A page of which no request leaves the server, and whose console stays empty."""
     context = chromium.new_context(base_url=server.address)
     page = context.new_page()
@@ -53,11 +42,9 @@ def page(chromium: playwright.Browser, server: Served) -> Iterator[playwright.Pa
 
 
 @pytest.fixture
-def queue(server: Served) -> list[str]:
+def queue(server: Client) -> list[str]:
     """The ids of three flagged records, the most unusual first."""
-    records = [record(number, server.state.engine.guard_version) for number in range(3)]
-    server.state.records.add(records)
-    return [one.id for one in records]
+    return filled(server, 3)
 
 
 def drop(page: playwright.Page) -> None:
@@ -73,7 +60,7 @@ def opacity(page: playwright.Page, kind: str) -> str:
 
 
 def test_an_image_chosen_is_scored_and_its_name_stays_in_the_browser(
-    page: playwright.Page, server: Served, monkeypatch: pytest.MonkeyPatch
+    page: playwright.Page, server: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[bytes] = []
 
@@ -126,7 +113,7 @@ def test_the_maps_are_switched_by_keyboard(page: playwright.Page) -> None:
     assert page.is_visible(".stack .picture")
 
 
-def test_what_is_no_image_is_said_in_the_page(chromium: playwright.Browser, server: Served) -> None:
+def test_what_is_no_image_is_said_in_the_page(chromium: playwright.Browser, server: Client) -> None:
     page = chromium.new_page(base_url=server.address)
     page.goto("/")
     page.set_input_files("#image", {"name": "a.png", "mimeType": "image/png", "buffer": b"no"})
@@ -138,7 +125,7 @@ def test_what_is_no_image_is_said_in_the_page(chromium: playwright.Browser, serv
 
 
 def test_images_are_decided_by_keyboard_and_stay_so(
-    page: playwright.Page, server: Served, queue: list[str]
+    page: playwright.Page, server: Client, queue: list[str]
 ) -> None:
     page.goto("/queue")
     for key in ("j", "j", "j", "k"):
@@ -177,7 +164,7 @@ def test_enter_opens_and_shortcuts_can_be_switched_off(
 
 
 def test_a_decision_that_cannot_be_saved_is_said(
-    chromium: playwright.Browser, server: Served, queue: list[str]
+    chromium: playwright.Browser, server: Client, queue: list[str]
 ) -> None:
     page = chromium.new_page(base_url=server.address)
     page.goto("/queue")
@@ -194,7 +181,7 @@ def test_a_decision_that_cannot_be_saved_is_said(
     page.close()
 
 
-def test_a_kept_image_is_explained_on_its_own_page(page: playwright.Page, server: Served) -> None:
+def test_a_kept_image_is_explained_on_its_own_page(page: playwright.Page, server: Client) -> None:
     drop(page)
     (shown,) = server.state.records.queue().records
     page.goto(f"/records/{shown.id}")
@@ -209,7 +196,7 @@ def test_no_page_is_wider_than_the_window(
     chromium: playwright.Browser, tmp_path: Path, width: int, scheme: str
 ) -> None:
     names = ["<script>alert(1)</script>" * 4, "\u05d0\u05d1 x", "x" * 150]
-    with served(tmp_path, guard_with_examples(names)) as server:
+    with serving(tmp_path, guard=guard_with_examples(names)) as server:
         guard = server.state.engine.guard_version
         server.state.records.add([record(n, guard, predicted_name=names[n % 3]) for n in range(3)])
         server.state.records.decide("0" * 32, "fine", "n" * 500)
@@ -227,7 +214,7 @@ def test_no_page_is_wider_than_the_window(
 
 
 def test_deciding_works_without_scripts(
-    chromium: playwright.Browser, server: Served, queue: list[str]
+    chromium: playwright.Browser, server: Client, queue: list[str]
 ) -> None:
     context = chromium.new_context(base_url=server.address, java_script_enabled=False)
     page = context.new_page()

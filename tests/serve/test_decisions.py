@@ -61,5 +61,6 @@ def test_the_promise_is_judged() -> None:
     assert "nothing is known" in Decisions("g", 100, 7).judged(0.05)
     broken = Decisions("g", 1000, 150, flagged_fine=140, flagged_ood=10).judged(0.05)
     assert broken.startswith("14.1% of ordinary") and "more than the 5.0% promised" in broken
+    assert "with 95% confidence" in broken
     assert "within the 5.0%" in Decisions("g", 1000, 20, flagged_fine=20).judged(0.05)
     assert "still open" in Decisions("g", 100, 5, flagged_fine=5).judged(0.05)

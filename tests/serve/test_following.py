@@ -60,6 +60,21 @@ def test_drift_survives_restarts_and_crashes(
     records.close()
 
 
+def test_after_a_reset_only_later_records_count(tmp_path: Path) -> None:
+    records = Records(tmp_path / "r.sqlite", Settings())
+    first = Following(records, "a" * 16, Drift(200))
+    add(records, range(20))
+    first.catch_up()
+    add(records, range(20, 25))  # of which it was not told
+    first.reset()
+    add(records, range(25, 32))
+    again = Following(records, "a" * 16, Drift(200))
+    again.catch_up()
+    first.catch_up()
+    assert again.drift.images == first.drift.images == 7
+    records.close()
+
+
 @pytest.mark.parametrize(
     "saved", [{"row": 5, "from": "an earlier neroli"}, Drift(200, 0.2).to_dict() | {"row": 5}]
 )

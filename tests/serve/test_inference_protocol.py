@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 from neroli.serve.engine import version_of
+from neroli.serve.inference_protocol import InputTensor, _values
 from neroli.serve.settings import Limits, Settings
+from neroli.serve.uploads import Refused
 from serving import Client, colour_guard, colour_pictures, encoded, serving, verdicts_of
 
 
@@ -33,6 +35,14 @@ def of_pixels(pictures: list[Image.Image], *, flat: bool) -> dict[str, Any]:
     data = pixels.ravel().tolist() if flat else pixels.tolist()
     tensor = {"name": "images", "shape": list(pixels.shape), "datatype": "UINT8", "data": data}
     return {"inputs": [tensor]}
+
+
+def nested(depth: int) -> list[Any]:
+    """A number within so many lists."""
+    data: list[Any] = [0]
+    for _ in range(depth - 1):
+        data = [data]
+    return data
 
 
 @pytest.mark.parametrize("kind", ["files", "flat pixels", "nested pixels"])
@@ -104,6 +114,19 @@ def test_another_model_or_version_is_not_found(client: Client, path: str) -> Non
             "from 0 to 255",
         ),
         (of_files(colour_pictures(1)) | {"outputs": [{"name": "x"}]}, 400, "no output 'x'"),
+        (of_files(colour_pictures(1)) | {"outputs": [{"name": "score"}] * 2}, 400, "than once"),
+        (of_files(colour_pictures(1)) | {"outputs": [{"name": "score"}] * 5}, 400, "outputs"),
+        (of_files([], shape=[1], data=nested(180)), 400, "base64 text"),
+        (of_files([], datatype="UINT8", shape=[1, 1, 1, 3], data=nested(180)), 400, "otherwise"),
+        (of_files([], datatype="UINT8", shape=[1, 1, 2, 3], data=[[[[0] * 3]]]), 400, "otherwise"),
+        (
+            of_files([], datatype="UINT8", shape=[1, 1, 1, 3], data=[0, [0], 0]),
+            400,
+            "whole numbers",
+        ),
+        (of_files([], datatype="UINT8", shape=[1, 2, 2, 3], data=[0] * 99), 400, "99 values were"),
+        (of_files([], shape=[10**4000], data=["x"]), 400, "inputs.0.shape"),
+        (of_files([], data=[[]] * 250_000), 413, "more than 250,000 lists"),
     ],
 )
 def test_errors_are_worded_as_the_protocol_says(
@@ -125,6 +148,21 @@ def test_all_images_are_scored_or_none(client: Client) -> None:
     assert [line for line in after.splitlines() if line.startswith(counted)] == [
         line for line in before.splitlines() if line.startswith(counted)
     ]
+
+
+def test_of_nested_data_no_more_is_looked_at_than_the_shape_has_room_for() -> None:
+    class Looked(list[Any]):
+        """A list that must not be gone through."""
+
+        def __iter__(self) -> Iterator[Any]:
+            raise AssertionError("it was gone through")
+
+    tensor = InputTensor.model_construct(shape=[1, 1, 1, 3], data=[Looked([0] * 1000)])
+    with pytest.raises(Refused, match="nested otherwise"):
+        _values(tensor, "values")
+    tensor = InputTensor.model_construct(shape=[1, 1, 1, 3], data=Looked([0] * 1000))
+    with pytest.raises(Refused, match="1000 values were sent"):
+        _values(tensor, "values")
 
 
 def test_binary_tensors_are_refused_clearly(client: Client) -> None:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import io
 import math
 import random
-import stat
 import threading
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import pyarrow.csv
-import pyarrow.parquet
 import pytest
 from PIL import Image
 
@@ -172,6 +169,35 @@ def test_decisions_are_kept_counted_and_taken_back(records: Records, tmp_path: P
     assert (found.passed_fine, found.passed_ood) == (0, 1)
 
 
+def test_a_decision_holds_for_a_content_and_counts_once(records: Records) -> None:
+    first, other = scored(), scored()
+    again, later = scored(content=first.content), scored(content=first.content)
+    by_another = scored(content=first.content, guard="f" * 16)
+    records.add([by_another, first, again, other])
+    records.decide(again.id, "fine", "a stent")
+    records.decide(first.id, "fine", "a stent")
+    records.add([later])
+    for one in (first, again, later):
+        assert (records.get(one.id).decision, records.get(one.id).note) == ("fine", "a stent")
+    assert records.get(by_another.id).decision is None
+    found = records.decisions(first.guard)
+    assert (found.images, found.flagged, found.flagged_fine) == (2, 2, 1)
+    records.decide(later.id, "ood")
+    found = records.decisions(first.guard)
+    assert (found.flagged_fine, found.flagged_ood) == (0, 1)
+    records.decide(first.id, None)
+    assert records.get(later.id).decision is None
+    assert records.decisions(first.guard).decided == 0
+
+
+def test_the_first_record_of_a_content_is_found(records: Records) -> None:
+    first = scored()
+    records.add([scored(), first, scored(content=first.content)])
+    found = records.of_content(first.content, first.guard)
+    assert found is not None and found.id == first.id
+    assert records.of_content(first.content, "f" * 16) is None
+
+
 def test_a_decision_is_one_of_two_words_on_a_record_that_exists(records: Records) -> None:
     one = scored()
     records.add([one])
@@ -256,32 +282,6 @@ def test_pictures_of_every_mode_are_kept(tmp_path: Path, mode: str) -> None:
     assert records.picture(one.id, "thumbnail") and records.picture(one.id, "image")
 
 
-def test_exports_equal_the_records(records: Records, tmp_path: Path) -> None:
-    pool = [scored(score=1 / (i + 1), predicted_name=None if i % 2 else "a,b") for i in range(2500)]
-    records.add(pool)
-    records.decide(pool[5].id, "fine", 'ärger, "sagt" man')
-    expected = [asdict(records.get(one.id)) for one in pool]
-    assert records.export(tmp_path / "out.parquet") == 2500
-    table = pyarrow.parquet.read_table(tmp_path / "out.parquet")
-    assert table.select(list(expected[0])).to_pylist() == expected
-    records.export(tmp_path / "out.csv")
-    options = pyarrow.csv.ConvertOptions(
-        column_types=table.schema, strings_can_be_null=True, quoted_strings_can_be_null=False
-    )
-    read = pyarrow.csv.read_csv(tmp_path / "out.csv", convert_options=options)
-    assert read.to_pylist() == table.to_pylist()
-
-
-def test_an_export_is_whole_or_absent(records: Records, tmp_path: Path) -> None:
-    assert records.export(tmp_path / "empty.parquet") == 0
-    assert len(pyarrow.parquet.read_table(tmp_path / "empty.parquet")) == 0
-    with pytest.raises(InvalidInput, match=r"\.xlsx"):
-        records.export(tmp_path / "out.xlsx")
-    assert sorted(path.suffix for path in tmp_path.iterdir() if "records" not in path.name) == [
-        ".parquet"
-    ]
-
-
 def test_four_threads_add_decide_and_read_at_once(records: Records) -> None:
     added: list[list[str]] = [[] for _ in range(4)]
     errors: list[Exception] = []
@@ -318,9 +318,3 @@ def test_states_are_kept_by_key(records: Records, tmp_path: Path) -> None:
     records.save_state("drift", {"a": [1, None, 0.1 + 0.2]})
     records.close()
     assert opened(tmp_path).load_state("drift") == {"a": [1, None, 0.1 + 0.2]}
-
-
-def test_only_the_owner_may_read_the_files(records: Records, tmp_path: Path) -> None:
-    records.add([scored()])
-    modes = {p.name: stat.S_IMODE(p.stat().st_mode) for p in tmp_path.glob("records.sqlite*")}
-    assert len(modes) == 3 and set(modes.values()) == {0o600}

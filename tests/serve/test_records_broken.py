@@ -5,53 +5,71 @@ from __future__ import annotations
 import os
 import random
 import resource
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from neroli.errors import InvalidInput, RecordsError
+from neroli.serve.database import Database
 from neroli.serve.filters import Filters
 from recorded import opened, scored
 
 WRITER = """
-import sys, threading
+import os, sys, threading
 from pathlib import Path
 from recorded import opened, scored
-records = opened(Path(sys.argv[1]))
-def work():
+
+def say(*words):
+    os.write(1, "".join(f"{word}\\n" for word in words).encode())
+
+def work(records):
     while True:
         some = [scored() for _ in range(3)]
         records.add(some)
-        sys.stdout.write("".join(one.id + "\\n" for one in some))
-        sys.stdout.flush()
-for _ in range(3):
-    threading.Thread(target=work).start()
+        say(*(one.id for one in some))
+
+for _ in sys.stdin:
+    if (child := os.fork()) == 0:  # to import everything anew would take seconds
+        say(os.getpid())
+        records = opened(Path(sys.argv[1]))
+        for _ in range(2):
+            threading.Thread(target=work, args=(records,)).start()
+        work(records)
+    os.waitpid(child, 0)
+    say("", "killed")
 """
 
 
 def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
     draw = random.Random(0)
     acknowledged: set[str] = set()
-    for _ in range(6):
-        process = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(tmp_path)],
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-            text=True,
-        )
-        assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(draw.randrange(1, 200))]
-        process.send_signal(signal.SIGKILL)
-        lines += process.stdout.readlines()
-        process.wait()
-        acknowledged |= {line.strip() for line in lines if line.endswith("\n")}
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        text=True,
+    ) as writers:
+        assert writers.stdin is not None and writers.stdout is not None
+        for _ in range(6):
+            writers.stdin.write("write\n")
+            writers.stdin.flush()
+            writer = int(writers.stdout.readline())
+            lines = [writers.stdout.readline() for _ in range(draw.randrange(1, 60))]
+            os.kill(writer, signal.SIGKILL)
+            lines += iter(writers.stdout.readline, "killed\n")
+            acknowledged |= {line.strip() for line in lines if len(line) == 33}
+        writers.stdin.close()
     records = opened(tmp_path)
     found, after = set(), None
     while True:
@@ -141,6 +159,84 @@ def test_damage_inside_is_named_when_it_is_met(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(RecordsError, match="damaged"):
         list(opened(tmp_path).p_values())
+
+
+@pytest.mark.parametrize("how", ["moved", "deleted", "replaced"])
+def test_records_that_are_no_longer_in_their_place_are_neither_written_nor_read(
+    tmp_path: Path, how: str
+) -> None:
+    records = opened(tmp_path)
+    first, second = scored(), scored()
+    records.add([first])
+    path, aside = tmp_path / "records.sqlite", tmp_path / "aside.sqlite"
+    if how == "deleted":
+        path.unlink()
+    else:
+        path.rename(aside)
+    if how == "replaced":
+        shutil.copy(aside, path)
+    before = sorted(tmp_path.iterdir())
+    for call in (
+        lambda: records.add([second]),
+        lambda: records.get(first.id),
+        records.decisions,
+        records.check_writable,
+    ):
+        with pytest.raises(RecordsError, match="moved, deleted or replaced"):
+            call()
+    assert sorted(tmp_path.iterdir()) == before  # nothing is made in its place
+    if how == "moved":
+        aside.rename(path)
+        records.check_writable()
+        records.add([second])
+        assert records.get(first.id).row == 1 and records.get(second.id).row == 2
+    records.close()
+
+
+def test_all_who_wait_for_a_write_that_fails_fail_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = opened(tmp_path)
+    records._database._writer.execute("PRAGMA busy_timeout = 200")
+    other = sqlite3.connect(tmp_path / "records.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    commits: list[int] = []
+    commit, begun, waiting = Database._commit, threading.Event(), threading.Event()
+
+    def counted(database: Database, changes: list[Any]) -> None:
+        commits.append(len(changes))
+        begun.set()
+        waiting.wait(20)
+        commit(database, changes)
+
+    monkeypatch.setattr(Database, "_commit", counted)
+    errors: list[RecordsError] = []
+
+    def add() -> None:
+        try:
+            records.add([scored()])
+        except RecordsError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=add) for _ in range(4)]
+    threads[0].start()
+    assert begun.wait(20)
+    for thread in threads[1:]:
+        thread.start()
+    while len(records._database._waiting) < 3:
+        time.sleep(0.01)
+    waiting.set()
+    for thread in threads:
+        thread.join()
+    assert commits == [1]
+    assert [str(error) for error in errors] == [str(errors[0])] * 4
+    assert "Another process is writing" in str(errors[0])
+    with pytest.raises(RecordsError, match="Another process is writing"):
+        records.check_writable()
+    other.execute("ROLLBACK")
+    records.check_writable()
+    records.add([scored()])
+    assert records.decisions().images == 1
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for root")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import socket
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from neroli.errors import InvalidInput
+from neroli.serve import connections
 from neroli.serve.api import api
 from neroli.serve.inference_protocol import inference_protocol
 from neroli.serve.pages import pages
@@ -134,6 +138,8 @@ def test_on_loopback_only_names_of_this_machine_are_answered(
     [
         ({"Origin": "http://attacker.example"}, 403),
         ({"Origin": "null"}, 403),
+        ({"Origin": "ftp://guard.example"}, 403),
+        ({"Origin": "guard.example"}, 403),
         ({"Origin": "http://["}, 403),
         ({"Origin": "http://127.0.0.1:1"}, 403),  # another server of this machine
         ({"Sec-Fetch-Site": "cross-site"}, 403),
@@ -192,26 +198,106 @@ def test_a_body_too_large_is_cut_off_without_a_length(client: Client) -> None:
     assert answer.status_code == 413 and answer.headers["connection"] == "close"
 
 
+def test_a_length_stated_in_two_ways_is_refused_and_the_connection_closed(client: Client) -> None:
+    head = b"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n"
+    body = b"0\r\n\r\nGET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    answer = bare(client, head + b"Transfer-Encoding: chunked\r\n\r\n" + body)
+    assert answer.startswith(b"HTTP/1.1 400 ") and answer.count(b"HTTP/1.1 ") == 1
+
+
+def test_what_the_gate_refuses_of_a_page_is_a_page(client: Client) -> None:
+    other = {"Origin": "http://attacker.example"}
+    for path in ("/", "/login", f"/records/{0:032x}/decision"):
+        answer = client.post(path, headers=other)
+        assert answer.status_code == 403 and 'role="alert"' in answer.text
+
+
+@pytest.mark.parametrize("path", ["/login", "/logout", f"/records/{0:032x}/decision", "/nothing"])
+def test_forms_are_small_with_and_without_a_length(client: Client, path: str) -> None:
+    def chunks() -> Iterator[bytes]:
+        for _ in range(40):
+            yield b"x=" + b"1" * 998
+
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 32769\r\n\r\n"
+    assert bare(client, head.encode()).startswith(b"HTTP/1.1 413 ")
+    answer = client.post(path, content=chunks())
+    assert answer.status_code == 413 and "larger than the 32,768 bytes allowed" in answer.text
+
+
+def test_who_has_no_token_takes_no_room_from_images(tmp_path: Path) -> None:
+    limits = Limits(upload_bytes=50_000, bytes_at_once=60_000)
+    with serving(tmp_path, Settings(token=TOKEN, limits=limits)) as guarded, ExitStack() as slow:
+        url = guarded.base_url
+        for path in ("/login", "/login", "/login", "/v1/score", "/v1/score"):
+            head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 32000\r\n\r\n"
+            address = (url.host, url.port or 80)
+            stranger = slow.enter_context(socket.create_connection(address, timeout=20))
+            stranger.sendall(head.encode() + b"x" * 31_000)
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        large = as_json(encoded(colour_pictures(1)[0]) + bytes(30_000))
+        assert guarded.post("/v1/score", headers=headers, json=large).status_code == 200
+
+
 def test_a_slow_body_is_cut_off(client: Client) -> None:
     head = b"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"
     answer = bare(client, head)
     assert answer.startswith(b"HTTP/1.1 408 ") and b"longer than 1 seconds" in answer
 
 
-def test_bodies_of_all_clients_together_are_bounded(client: Client) -> None:
+ALIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n"
+
+
+@pytest.mark.parametrize("begun", [b"", ALIVE[:20], ALIVE])
+def test_headers_that_are_never_finished_are_not_waited_for(
+    client: Client, monkeypatch: pytest.MonkeyPatch, begun: bytes
+) -> None:
+    monkeypatch.setattr(connections, "SECONDS_FOR_HEADERS", 0.3)
+    assert bare(client, begun) == b""
+    second = bare(client, ALIVE + b"\r\n", more=ALIVE)
+    assert second.count(b"HTTP/1.1 ") == 1 and second.startswith(b"HTTP/1.1 200 ")
+
+
+def test_headers_that_come_letter_by_letter_are_not_waited_for(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "SECONDS_FOR_HEADERS", 0.3)
     url = client.base_url
+    with socket.create_connection((url.host, url.port or 80), timeout=20) as connection:
+        connection.sendall(ALIVE + b"X: ")
+        with pytest.raises(OSError, match="reset|pipe"):  # noqa: PT012
+            for _ in range(400):
+                connection.sendall(b"x")
+                time.sleep(0.02)
+
+
+def test_what_takes_longer_than_headers_may_is_answered(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "SECONDS_FOR_HEADERS", 0.2)
+
+    def slowly() -> Iterator[bytes]:
+        body = json.dumps(image()).encode()
+        yield body[:10]
+        time.sleep(0.5)
+        yield body[10:]
+
+    kind = {"Content-Type": "application/json"}
+    assert client.post("/v1/score", content=slowly(), headers=kind).status_code == 200
+
+
+def test_bodies_of_all_clients_together_are_bounded(tmp_path: Path) -> None:
+    limits = Limits(upload_bytes=50_000, bytes_at_once=60_000)
     head = b"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50000\r\n\r\n"
-    with socket.create_connection((url.host, url.port or 80), timeout=20) as slow:
-        slow.sendall(head + b"x" * 49_000)
-        answers = [
-            client.post(
-                "/v1/score", content=b"x" * 40_000, headers={"Content-Type": "application/json"}
-            )
-            for _ in range(3)
-        ]
-    assert 503 in {answer.status_code for answer in answers}
-    retried = [answer for answer in answers if answer.status_code == 503]
-    assert all("retry-after" in answer.headers for answer in retried)
+    kind = {"Content-Type": "application/json"}
+    with serving(tmp_path, Settings(limits=limits)) as client:
+        url = client.base_url
+        with socket.create_connection((url.host, url.port or 80), timeout=20) as slow:
+            slow.sendall(head + b"x" * 49_000)
+            for _ in range(100):  # until those have come
+                answer = client.post("/v1/score", content=b"x" * 40_000, headers=kind)
+                if answer.status_code == 503:
+                    break
+        assert answer.status_code == 503 and "retry-after" in answer.headers
 
 
 def test_a_client_asks_no_more_often_than_allowed(tmp_path: Path) -> None:
@@ -220,12 +306,13 @@ def test_a_client_asks_no_more_often_than_allowed(tmp_path: Path) -> None:
         answers = [client.get("/metrics") for _ in range(4)]
         assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
         assert 1 <= int(answers[-1].headers["retry-after"]) <= 20
-        assert client.get("/v2/health/live").status_code == 200
+        for path in ("/v2/health/live", "/static/pages.css"):  # which are not counted
+            assert client.get(path).status_code == 200
 
 
 def test_rates_are_counted_apart_for_every_address_and_recover() -> None:
     now = [0.0]
-    rates = Rates(2, lambda: now[0])
+    rates = Rates(2, now=lambda: now[0])
     for address in ("a", "a", "b", "b"):
         rates.count(address)
     with pytest.raises(Refused) as refused:

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dicom_files import GREYS, write
+from neroli.data import images
 from neroli.data.dicom import DicomFiles
 from neroli.data.folders import ImageFiles
-from neroli.errors import InvalidInput
+from neroli.errors import InvalidInput, UnreadableImage
 from neroli.serve.settings import Limits
 from neroli.serve.uploads import Refused, contents_of, decoded
 from serving import colour_pictures, encoded, png_header
@@ -54,9 +56,15 @@ def test_a_size_that_is_only_claimed_is_refused_before_decoding(tmp_path: Path) 
     status, message = refused(png_header(101, 100))
     assert status == 413 and message == "The image is 101x100 pixels, more than the 10,000 allowed."
     assert refused(png_header(100, 100))[0] == 422  # allowed, and broken
-    assert refused(png_header(60_000, 60_000))[0] in (413, 422)
+    for side in (60_000, 2**31 - 1):
+        too_many = (413, "The image has more than the 10,000 pixels allowed.")
+        assert refused(png_header(side, side)) == too_many
     path = write(tmp_path / "large.dcm", np.zeros((101, 100), np.uint8))
     assert refused(path.read_bytes())[0] == 413
+    path = write(tmp_path / "huge.dcm", GREYS, Rows=65535, Columns=65535)
+    assert refused(path.read_bytes()) == too_many
+    default = "The image has more than the 50,000,000 pixels allowed."
+    assert refused(path.read_bytes(), Limits()) == (413, default)
 
 
 @pytest.mark.parametrize(
@@ -74,6 +82,33 @@ def test_a_size_that_is_only_claimed_is_refused_before_decoding(tmp_path: Path) 
 def test_what_is_no_allowed_image_is_refused(data: bytes) -> None:
     status, message = refused(data)
     assert status == 422 and message.startswith("The image ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"PhotometricInterpretation": "DOE JANE"}, "has a photometric interpretation for which"),
+        ({"VOILUTFunction": "DOE JANE", "WindowCenter": 1, "WindowWidth": 2}, "has a VOI LUT"),
+        ({"RescaleSlope": "1", "RescaleIntercept": "1", "BitsAllocated": 77}, "is damaged or"),
+    ],
+)
+def test_why_an_image_is_unreadable_holds_nothing_of_it(
+    tmp_path: Path, changes: dict[str, str | int], message: str
+) -> None:
+    status, told = refused(write(tmp_path / "scan.dcm", GREYS, **changes).read_bytes())
+    assert status == 422 and told.startswith(f"The image {message}")
+    assert "DOE" not in told and "77" not in told
+
+
+def test_what_decoders_say_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("invalid literal for int(): b'DOE' in <_io.BytesIO object at 0x7f11>")
+
+    monkeypatch.setattr(Image.Image, "convert", broken)
+    with pytest.raises(UnreadableImage, match="invalid literal"):
+        images.decode(encoded(colour_pictures(1)[0].quantize()))
+    told = refused(encoded(colour_pictures(1)[0].quantize()))
+    assert told == (422, "The image is damaged or truncated.")
 
 
 def form(*parts: bytes, headers: bytes = b'Content-Disposition: form-data; name="f"') -> bytes:

@@ -21,7 +21,7 @@ from neroli.benchmark.gallery import Gallery
 from neroli.benchmark.rank_chart import MOST, rank_chart
 from neroli.benchmark.results import Published, Results, Row, SetFacts, Tuning
 from neroli.explain import Explanation
-from neroli.explain.facts import VerdictBadge, plain, shown
+from neroli.explain.facts import VerdictBadge, panels, plain
 from neroli.explain.page import checked_path, picture_address, templates
 from neroli.files import atomic_path
 
@@ -29,6 +29,11 @@ _SIDE = 128
 """Pixels of the longer side of a picture in a gallery."""
 _TINY = 64
 """Pictures up to this side keep their pixels; larger ones are stored as JPEG."""
+_VIEWS = (
+    "what the network was given",
+    "where the predicted class was seen",
+    "where evidence is unusual",
+)
 _TOGETHER = 4
 """How many OOD sets stand in one table beside each other."""
 
@@ -142,15 +147,8 @@ class _Card:
             p_value=explanation.p_value,
             summary=plain(explanation.summary),
             pictures=[
-                (f"{name}: what the network was given", address(picture)),
-                (
-                    f"{name}: where the predicted class was seen",
-                    address(shown(explanation.heatmap, picture)),
-                ),
-                (
-                    f"{name}: where evidence is unusual",
-                    address(shown(explanation.deviation, picture)),
-                ),
+                (f"{name}: {what}", address(panel.picture))
+                for what, panel in zip(_VIEWS, panels(explanation), strict=False)
             ],
             tiny=tiny,
         )

@@ -11,6 +11,7 @@ from neroli.cli import (
     demo,
     detectors,
     explain,
+    export,
     fit,
     inspect,
     merge,
@@ -18,6 +19,7 @@ from neroli.cli import (
     score,
     serve,
     split,
+    store,
     train,
 )
 
@@ -47,6 +49,7 @@ def _options(
 
 
 app.command("train")(train.train)
+app.command("export")(export.export)
 app.command("fit")(fit.fit)
 app.command("merge")(merge.merge)
 app.command("score")(score.score)
@@ -56,6 +59,7 @@ app.command("serve")(serve.serve)
 app.command("bench")(bench.bench)
 app.command("inspect")(inspect.inspect)
 app.command("split")(split.split)
+app.add_typer(store.app, name="store")
 app.command("datasets")(datasets.datasets)
 app.command("detectors")(detectors.detectors)
 app.command("demo")(demo.demo)

@@ -14,9 +14,10 @@ import typer
 
 if TYPE_CHECKING:
     from neroli.data.preprocessing import Preprocessing
-    from neroli.data.sources import Failure
+    from neroli.data.sources import Failure, ImageSource
     from neroli.data.tables import Columns
     from neroli.execution import Execution
+    from neroli.store import ActivationStore
 
 ERROR = 1
 SOME_UNREADABLE = 3
@@ -39,6 +40,12 @@ GroupColumn = Annotated[
     typer.Option(help="Of a table: patients or procedures, if known. [default: group]"),
 ]
 Every = Annotated[int, typer.Option(min=1, help="Of a video: take every n-th frame.")]
+StoreDtype = Annotated[
+    str | None,
+    typer.Option(
+        help="float16 halves the space that activations take on disk. [default: as computed]"
+    ),
+]
 Precision = Annotated[
     str | None,
     typer.Option(help="Of the network: float32, bfloat16 or float16; see docs/performance.md."),
@@ -67,8 +74,13 @@ LowAgreement = Annotated[
 
 
 @contextmanager
-def reported(as_json: bool) -> Iterator[None]:
-    """Turn neroli's errors into one sentence and exit code 1, and its warnings into plain lines."""
+def reported(as_json: bool, *, goes_on: bool = True) -> Iterator[None]:
+    """Turn neroli's errors into one sentence and exit code 1, and its warnings into plain lines.
+
+    Args:
+        as_json: whether errors are printed as JSON too.
+        goes_on: whether the command, run again, takes up what an interruption left.
+    """
     from neroli.errors import FailedElsewhere, NeroliError, NeroliWarning
 
     def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
@@ -88,8 +100,20 @@ def reported(as_json: bool) -> Iterator[None]:
             print(f"neroli: {error}", file=sys.stderr)
             raise typer.Exit(ERROR) from None
         except KeyboardInterrupt:
-            print("neroli: interrupted; run the same command to go on.", file=sys.stderr)
+            advice = "; run the same command to go on" if goes_on else ""
+            print(f"neroli: interrupted{advice}.", file=sys.stderr)
             raise typer.Exit(130) from None
+
+
+def images_or_store(path: Path, columns: Columns, every: int) -> ImageSource | ActivationStore:
+    """The images at a path, or their activations if it is a store of these."""
+    from neroli.data.opening import open_images
+    from neroli.store import ActivationStore
+    from neroli.store_files import is_store
+
+    if is_store(path):
+        return ActivationStore(path)
+    return open_images(path, columns=columns, every=every)
 
 
 def emit(as_json: bool, facts: dict[str, Any], text: Callable[[], str]) -> None:

@@ -28,6 +28,7 @@ from neroli.cli.common import (
     PerChannel,
     Precision,
     Resize,
+    StoreDtype,
     reported,
 )
 from neroli.cli.engines import (
@@ -47,12 +48,16 @@ def fit(
     model: Annotated[
         str,
         typer.Option(
-            help="timm:NAME, torchvision:NAME, hf:FOLDER, export:FILE or package.module:factory."
+            help="timm:NAME, torchvision:NAME, hf:FOLDER, export:FILE, onnx:FILE or "
+            "package.module:factory."
         ),
     ],
     train: Annotated[
         Path,
-        typer.Option(help="Training images: a folder with one subfolder a class, a table, a tar."),
+        typer.Option(
+            help="Training images: a folder with one subfolder a class, a table, a tar, or an "
+            "activation store of this model."
+        ),
     ],
     calibration: Annotated[
         Path,
@@ -95,6 +100,7 @@ def fit(
     store: Annotated[
         Path | None, typer.Option(help="Folder to keep the activations in, for other detectors.")
     ] = None,
+    store_dtype: StoreDtype = None,
     keep_examples: Annotated[
         int,
         typer.Option(
@@ -162,7 +168,7 @@ def fit(
             stack.enter_context(cluster)
             classifier = run.guard.classifier
             run.extractor = RayExtractor(
-                classifier, cluster, model, weights, device, run.columns, batch_size
+                classifier, cluster, model, weights, device, run.columns, batch_size, run.dtype
             ).extract
         if part is not None:
             report_shard(run, part, as_json)

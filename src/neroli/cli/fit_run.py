@@ -12,13 +12,14 @@ from pathlib import Path
 
 from neroli.artefact import free_folder
 from neroli.calibration import Promise
-from neroli.cli.common import columns_named, execution_with, preprocessing_with
+from neroli.classifier import Classifier
+from neroli.cli.common import columns_named, execution_with, images_or_store, preprocessing_with
 from neroli.cli.hyperparameters import hyperparameters
-from neroli.data.opening import open_images
 from neroli.data.pictures import Pictures
+from neroli.data.preprocessing import Preprocessing
 from neroli.data.sources import ImageSource
 from neroli.detectors import Detector, create
-from neroli.errors import ClassMapError, NeroliWarning, NotFitted
+from neroli.errors import ClassMapError, InvalidInput, NeroliWarning, NotFitted
 from neroli.execution import AS_IT_IS, Execution
 from neroli.extraction import extract, find_head, with_classes
 from neroli.fitting import learns_held_out
@@ -32,6 +33,7 @@ from neroli.scale.job import FILE, FitOptions, Job
 from neroli.scale.partition import PARTS, Partition, Shard
 from neroli.scale.rounds import PASS
 from neroli.store import ActivationStore
+from neroli.store_precision import StoreDtype, check_dtype
 from neroli.taps import Requirements
 
 Extractor = Callable[[Path, ImageSource, ImageSource, Path, Requirements], ActivationStore]
@@ -55,6 +57,8 @@ class FitRun:
         self, options: FitOptions, *, batch_size: int, device: str, folder: Path | None = None
     ) -> None:
         self.options, self.batch_size = options, batch_size
+        check_dtype(options.store_dtype)
+        self.dtype: StoreDtype | None = "float16" if options.store_dtype else None
         self.promise = Promise(
             options.false_alarm_rate,
             options.guarantee,  # type: ignore[arg-type]  # which it checks
@@ -70,11 +74,13 @@ class FitRun:
         self.extractor: Extractor | None = None
         """What extracts whole sources instead of this process, if anything does."""
         self._opened, self.held_out = (
-            open_images(path, columns=self.columns, every=options.every)
+            images_or_store(path, self.columns, options.every)
             for path in (options.train, options.calibration)
         )
-        if self.held_out.size is not None:
-            self.promise.rank(self.held_out.size)  # too few are better said before the work
+        held_out = self.held_out
+        count = len(held_out) if isinstance(held_out, ActivationStore) else held_out.size
+        if count is not None:
+            self.promise.rank(count)  # too few images are better said before the work
         classifier = load_classifier(
             options.model,
             options.weights,
@@ -83,20 +89,13 @@ class FitRun:
             execution=chosen_execution(options),
         )
         detector = chosen_detector(options)  # the model may register it
-        classifier.preprocessing = preprocessing_with(
-            classifier.preprocessing,
-            options.resize,
-            options.crop,
-            options.mean,
-            options.std,
-            options.interpolation,
-        )
         self.match, training = None, self._opened
+        classifier.preprocessing = chosen_preprocessing(options, classifier, training)
         if isinstance(training, Pictures):
             training, self.match = with_classes(classifier, training, options.class_map)
         if classifier.class_names is None and self.match is not None:
             classifier.class_names = self.match.names(classifier.head.num_classes)
-        self.training: ImageSource = training
+        self.training = training
         self.guard = Guard(classifier, detector)
         self.guard.model_source = model_source(options.model, options.weights, self.out)
 
@@ -107,18 +106,18 @@ class FitRun:
             InvalidInput: if they cannot be cut.
         """
         classifier, detector = self.guard.classifier, self.guard.detector
-        training = divisible(self.training, self.options.train)
-        held_out = divisible(self.held_out, self.options.calibration)
+        training = _divisible(self.training, self.options.train)
+        held_out = _divisible(self.held_out, self.options.calibration)
         find_head(classifier, training, detector.requires_to_fit)
         find_head(classifier, held_out, detector.requires)
         if _labels_needed(detector, classifier.head):
             held_out = with_classes(classifier, held_out)[0]
         else:
             held_out = held_out.unlabelled()
-        folder, requires = self.folder, detector.requires_to_fit
+        where, how = self.folder, self.dtype
         return (
-            Partition(classifier, training, requires, folder, "training", of),
-            Partition(classifier, held_out, detector.requires, folder, "calibration", of),
+            Partition(classifier, training, detector.requires_to_fit, where, "training", of, how),
+            Partition(classifier, held_out, detector.requires, where, "calibration", of, how),
         )
 
     def begin(self, of: int) -> None:
@@ -127,7 +126,7 @@ class FitRun:
         Raises:
             InvalidInput, ArtefactError: as ``Job.begin``.
         """
-        training = divisible(self.training, self.options.train)
+        training = _divisible(self.training, self.options.train)
         job = Job(shards=of, training_images=len(training), options=self.options.absolute())
         job.begin(self.folder)
 
@@ -157,15 +156,18 @@ class FitRun:
         """
         guard, kept = self.guard, self.options.keep_examples
         store, requires = self.folder / "training", guard.detector.requires_to_fit
-        if self.extractor is not None:
-            self.extractor(self.options.train, self._opened, self.training, store, requires)
-        training = extract(
-            guard.classifier,
-            self.training,
-            store,
-            batch_size=self.batch_size,
-            requires=requires,
-        )
+        training, opened = self.training, self._opened
+        if not isinstance(training, ActivationStore):
+            if self.extractor is not None and not isinstance(opened, ActivationStore):
+                self.extractor(self.options.train, opened, training, store, requires)
+            training = extract(
+                guard.classifier,
+                training,
+                store,
+                batch_size=self.batch_size,
+                requires=requires,
+                dtype=self.dtype,
+            )
         if gather is not None:
             training = GatheringStore(training.path, gather)
         with warnings.catch_warnings():
@@ -202,11 +204,12 @@ class FitRun:
             NeroliError: as ``Guard.calibrate`` and ``Guard.save``.
         """
         options, guard = self.options, self.guard
-        if options.keep_examples and guard.reference is not None:
+        if options.keep_examples and not isinstance(self.training, ActivationStore):
+            assert guard.reference is not None, "it is fitted"
             guard.reference.add_thumbnails(self.training, guard.classifier)
         self._check_agreement(allow_low_agreement or options.allow_low_agreement)
         store = self.folder / "calibration"
-        if self.extractor is not None:
+        if self.extractor is not None and not isinstance(self.held_out, ActivationStore):
             images = guard.held_out_source(self.held_out)
             requires = guard.detector.requires
             self.extractor(options.calibration, self.held_out, images, store, requires)
@@ -217,6 +220,7 @@ class FitRun:
             confidence=self.promise.confidence,
             per_class=self.promise.per_class,
             store=store,
+            store_dtype=self.dtype,
             batch_size=self.batch_size,
         )
         guard.save(self.out)
@@ -228,9 +232,12 @@ class FitRun:
             return
         if agreement.is_wrong and not allowed:
             rule = f" Labels were matched to classes {self.match.rule}:" if self.match else " So"
+            remedy, where = f"{rule} say which is which with --class-map", self.folder
+            if isinstance(self.training, ActivationStore):
+                remedy, where = " Extract the images again with --class-map", self.options.train
             raise ClassMapError(
-                f"{agreement}{rule} say which is which with --class-map, or go on with "
-                f"--allow-low-agreement. The activations are kept in {str(self.folder)!r}."
+                f"{agreement}{remedy}, or go on with --allow-low-agreement. The activations are "
+                f"kept in {str(where)!r}."
             )
         if agreement.is_doubtful:
             print(f"neroli: warning: {agreement}", file=sys.stderr)
@@ -241,7 +248,10 @@ class FitRun:
         passing = [self.folder / PARTS, *self.folder.glob(f"{PASS}*")]
         if self.options.store is None:
             passing += [self.folder / "training", self.folder / "calibration"]
+        given = {self.options.train.resolve(), self.options.calibration.resolve()}
         for path in passing:
+            if path.resolve() in given:  # where an interrupted run left them
+                continue
             shutil.rmtree(path, ignore_errors=True)
         if self.options.store is None:
             with contextlib.suppress(OSError):  # something of the user's is in it
@@ -255,6 +265,39 @@ def chosen_execution(options: FitOptions) -> Execution:
         InvalidInput: if the precision is unknown.
     """
     return execution_with(AS_IT_IS, options.precision, options.channels_last, options.compile)
+
+
+def chosen_preprocessing(
+    options: FitOptions, classifier: Classifier, training: ImageSource | ActivationStore
+) -> Preprocessing:
+    """How pictures become the network's input: as asked for, or as a given store says.
+
+    Raises:
+        ModelError, InvalidInput: as ``preprocessing_with``.
+        InvalidInput: if an option needs images where a store was given.
+    """
+    stated = classifier.preprocessing
+    given = (options.resize, options.crop, options.mean, options.std, options.interpolation)
+    if isinstance(training, ActivationStore):
+        if options.class_map is not None or options.keep_examples:
+            option = "--keep-examples" if options.class_map is None else "--class-map"
+            raise InvalidInput(
+                f"{option} needs the images, and {str(options.train)!r} is an activation store: "
+                "give --train the images it was extracted from."
+            )
+        if training.origin is not None and given == (None,) * len(given):
+            stated = training.origin.preprocessing or stated
+    return preprocessing_with(stated, *given)
+
+
+def _divisible(images: ImageSource | ActivationStore, path: Path) -> Pictures:
+    """Images that can be cut into parts; raises InvalidInput if these cannot."""
+    if isinstance(images, ActivationStore):
+        raise InvalidInput(
+            f"{str(path)!r} is an activation store, for which no network runs: fit on it without "
+            "--shard, with --engine local."
+        )
+    return divisible(images, path)
 
 
 def chosen_detector(options: FitOptions) -> Detector:

@@ -64,7 +64,7 @@ def _text(manifest: Manifest, examples: dict[str, int]) -> str:
         "data"
         if examples["thumbnails"]
         else "no thumbnails of training images",
-        "saved": f"{manifest.created} by neroli {manifest.neroli_version}",
+        "made": f"{manifest.created} by neroli {manifest.neroli_version}",
     }
     if training.doubt:
         lines["doubt"] = training.doubt

@@ -105,6 +105,7 @@ def _round(folder: Path, job: Job, shard: Shard, device: str) -> dict[str, Any]:
         device=device,
         execution=chosen_execution(options),
     )
+    classifier.preprocessing = None  # no image is looked at: the part says how it was
     guard = Guard(classifier, chosen_detector(options))
     parts = [part_path(folder, "training", each) for each in (shard, *others)]
     whole = next((path for path in parts if path.exists() and len(ActivationStore(path))), parts[0])

@@ -24,6 +24,7 @@ def records(
     """
     with reported(as_json):
         from neroli.errors import RecordsError
+        from neroli.serve.decisions import CONFIDENCE
         from neroli.serve.records import Records
         from neroli.serve.settings import Settings
 
@@ -41,6 +42,7 @@ def records(
                     **asdict(each),
                     "observed_false_alarm_rate": each.false_alarm_rate,
                     "interval": each.interval,
+                    "confidence": CONFIDENCE,
                 }
                 for each in found
             ],
@@ -61,7 +63,7 @@ def _text(facts: dict[str, Any]) -> str:
             low, high = guard["interval"]
             line += (
                 f"; of ordinary images {guard['observed_false_alarm_rate']:.1%} are flagged "
-                f"({low:.1%} to {high:.1%})"
+                f"({low:.1%} to {high:.1%} with {guard['confidence']:.0%} confidence)"
             )
         lines.append(f"{line}.")
     if facts["exported"]:

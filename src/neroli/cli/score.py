@@ -23,6 +23,7 @@ from neroli.cli.common import (
     columns_named,
     emit,
     execution_with,
+    images_or_store,
     list_unreadable,
     reported,
 )
@@ -44,7 +45,8 @@ def score(
     images: Annotated[
         Path,
         typer.Argument(
-            help="Folder of images or DICOM files, table, tar, array file, video or single image."
+            help="Folder of images or DICOM files, table, tar, array file, video, single image, or "
+            "an activation store of the same model."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Table to write: .parquet, .csv or .jsonl.")],
@@ -74,12 +76,13 @@ def score(
     """
     with reported(as_json), contextlib.ExitStack() as stack:
         from neroli.artefact import read_manifest
-        from neroli.data.opening import open_images
+        from neroli.errors import InvalidInput
         from neroli.files import text_digest
         from neroli.guard import Guard
         from neroli.models import load_saved_model, to
         from neroli.scale.blocks import divisible
         from neroli.scores import scored
+        from neroli.store import ActivationStore
 
         cluster = ray_cluster(
             engine,
@@ -94,14 +97,22 @@ def score(
         workers = stack.enter_context(torchrun_workers(engine))
         manifest = read_manifest(guard)
         columns = columns_named(path_column)
-        source = open_images(images, columns=columns, every=every)
+        source = images_or_store(images, columns, every)
         saved = load_saved_model(manifest.model_source, guard, model, weights)
         network = to(own_device(cluster, device, workers), saved)
         execution = execution_with(manifest.classifier.execution, precision, channels_last, compile)
         loaded = Guard.load(guard, network, execution=execution)
         loaded.check_calibrated()
-        key = text_digest([manifest.model_dump_json(), str(source.fingerprint), str(execution)])
-        if workers is not None:
+        known = source.key if isinstance(source, ActivationStore) else source.fingerprint
+        key = text_digest([manifest.model_dump_json(), str(known), str(execution)])
+        if engine == "local":
+            summary = scored(loaded, source, out, key, manifest, batch_size)
+        elif isinstance(source, ActivationStore):
+            raise InvalidInput(
+                f"{str(images)!r} is an activation store, for which no network runs: score it "
+                "with --engine local."
+            )
+        elif workers is not None:
             from neroli.scale.distributed_scores import scored_together
 
             pictures = divisible(source, images)
@@ -109,9 +120,8 @@ def score(
             if found is None:
                 return
             summary = found
-        elif cluster is None:
-            summary = scored(loaded, source, out, key, manifest, batch_size)
         else:
+            assert cluster is not None, "there is no other engine"
             from neroli.scale.ray_engine import score as score_on_ray
 
             with cluster:

@@ -79,7 +79,7 @@ def serve(
 
     Ctrl-C or SIGTERM stops it, once what was accepted is answered.
     """
-    with reported(as_json=False):
+    with reported(as_json=False, goes_on=False):
         from neroli.errors import InvalidInput
 
         if absent := [package for package in _NEEDED if find_spec(package) is None]:
@@ -107,6 +107,7 @@ def serve(
         )
         manifest = read_manifest(guard)
         opened = Records(records, settings)
+        opened.claim()
 
         def load(state: State) -> None:
             from neroli.guard import Guard

@@ -22,7 +22,7 @@ from neroli.data.folders import files_below, folder_label, stamp
 from neroli.data.images import MAX_PIXELS
 from neroli.data.pictures import Pictures
 from neroli.data.sources import Content
-from neroli.errors import InvalidInput, NotEnoughImages, UnreadableImage
+from neroli.errors import InvalidInput, NotEnoughImages, TooManyPixels, UnreadableImage
 from neroli.files import digest
 
 if TYPE_CHECKING:
@@ -216,12 +216,14 @@ def _reasons() -> Iterator[None]:
     except InvalidDicomError:
         raise UnreadableImage("is not a DICOM file") from None
     except OSError as error:
-        raise UnreadableImage(f"cannot be read: {error.strerror or error}") from None
+        told = "cannot be read"
+        raise UnreadableImage(f"{told}: {error.strerror or error}", told) from None
     except AttributeError:  # of the data set
         raise UnreadableImage("has no pixel data, or does not say how to decode them") from None
     except Exception as error:  # anything, on damaged files
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UnreadableImage(f"is damaged or cannot be decoded: {reason}") from None
+        told = "is damaged or cannot be decoded"
+        raise UnreadableImage(f"{told}: {reason}", told) from None
 
 
 def size_of(content: bytes) -> tuple[int, int]:
@@ -298,21 +300,24 @@ def _frame_count(header: Dataset, source: Path | bytes) -> int:
         if not rows or not columns:
             raise UnreadableImage("has no pixel data")
         if rows * columns > MAX_PIXELS:
-            raise UnreadableImage(
-                f"is {columns}x{rows} pixels, more than the {MAX_PIXELS:,} allowed"
-            )
+            raise TooManyPixels(f"is {columns}x{rows} pixels, more than the {MAX_PIXELS:,} allowed")
         kind = header.get("PhotometricInterpretation")
         syntax = header.file_meta.get("TransferSyntaxUID")
         if kind not in KINDS or (kind in OF_JPEG_2000 and syntax not in _JPEG_2000):
             raise UnreadableImage(
-                f"has the photometric interpretation {str(kind)[:20]!r}, for which there is no rule"
+                f"has the photometric interpretation {str(kind)[:20]!r}, for which there is no "
+                "rule",
+                "has a photometric interpretation for which there is no rule",
             )
         if not syntax:
             raise UnreadableImage("does not say how its pixels are encoded (no transfer syntax)")
         try:
             decoder = get_decoder(syntax)
         except NotImplementedError:
-            raise UnreadableImage(f"is encoded as {syntax.name}, which is not decoded") from None
+            raise UnreadableImage(
+                f"is encoded as {syntax.name}, which is not decoded",
+                "is encoded in a way that is not decoded",
+            ) from None
         frames = int(header.get("NumberOfFrames") or 1)
         frame_bits = rows * columns * int(header.get("BitsAllocated") or 8)
         frame_bits *= int(header.get("SamplesPerPixel") or 1)

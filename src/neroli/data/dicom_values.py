@@ -85,7 +85,10 @@ def _windowed(values: Array, center: float, width: float, function: str) -> Arra
         if width <= 0:  # a step
             return np.where(values <= center, 0.0, 1.0)
     elif function != "LINEAR_EXACT":
-        raise UnreadableImage(f"has the VOI LUT function {function[:20]!r}, which is not known")
+        raise UnreadableImage(
+            f"has the VOI LUT function {function[:20]!r}, which is not known",
+            "has a VOI LUT function that is not known",
+        )
     return (values - center) / width + 0.5
 
 

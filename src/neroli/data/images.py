@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from neroli.errors import InvalidInput, UnreadableImage
+from neroli.errors import InvalidInput, TooManyPixels, UnreadableImage
 
 MAX_PIXELS = 89_000_000
 """Larger images (decompression bombs, whole slides) are refused before they are decompressed.
@@ -94,7 +94,7 @@ def _opened(content: bytes) -> Iterator[Image.Image]:
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise UnreadableImage(
+                raise TooManyPixels(
                     f"is {image.width}x{image.height} pixels, more than the {MAX_PIXELS:,} "
                     "allowed; cut it into smaller images"
                 )
@@ -102,11 +102,12 @@ def _opened(content: bytes) -> Iterator[Image.Image]:
     except UnreadableImage:
         raise
     except UnidentifiedImageError:
-        raise UnreadableImage("is not an image in a format Pillow reads") from None
+        raise UnreadableImage(f"is not an image in a known format ({', '.join(FORMATS)})") from None
     except Image.DecompressionBombError:
-        raise UnreadableImage(f"has more than the {MAX_PIXELS:,} pixels allowed") from None
+        raise TooManyPixels(f"has more than the {MAX_PIXELS:,} pixels allowed") from None
     except Exception as error:  # decoders raise whatever they like on damaged files
-        raise UnreadableImage(f"is damaged or truncated: {error}") from None
+        told = "is damaged or truncated"
+        raise UnreadableImage(f"{told}: {error}", told) from None
 
 
 def to_picture(image: Image.Image, *, unsigned_16_bit: bool = False) -> Image.Image:

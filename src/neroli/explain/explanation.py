@@ -13,6 +13,7 @@ from neroli.explain.examples import Examples
 from neroli.explain.heatmap import Heatmap, of_prediction, propagate
 from neroli.explain.neurons import Neurons, neurons_of
 from neroli.explain.pictures import Picture, pictures_of
+from neroli.stand_in import StandIn
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,8 +38,9 @@ class Explanation:
         score: with its p-value; ``threshold`` is that of its predicted class.
         false_alarm_rate: share of in-distribution images that may be flagged.
         neurons: of this one image.
-        heatmap: where the predicted class was seen; of this one image.
-        deviation: where the evidence is not as usual, of neurons that are active; of this one.
+        heatmap: where the predicted class was seen; of this one image. None without the network's
+            own layers (see ``neroli.stand_in``).
+        deviation: where the evidence is not as usual, of neurons that are active; likewise.
         examples: training images beside it.
         top: how many neurons are named.
     """
@@ -56,8 +58,8 @@ class Explanation:
     is_ood: bool
     false_alarm_rate: float
     neurons: Neurons
-    heatmap: Heatmap
-    deviation: Heatmap
+    heatmap: Heatmap | None
+    deviation: Heatmap | None
     examples: Examples
     top: int = TOP
 
@@ -71,8 +73,10 @@ class Explanation:
         """Which ninth of the image holds the middle of the larger part of the deviation, in words.
 
         That is where evidence is weaker than usual, or where it is stronger if that is more; empty
-        if the map shows nothing of it.
+        if the map shows nothing of it, or there is none.
         """
+        if self.deviation is None:
+            return ""
         below = float(self.neurons.weaker[0]) >= 0.5
         relevance = self.deviation.relevance[0]
         return wording.place((-relevance if below else relevance).clamp(min=0))
@@ -105,7 +109,9 @@ class Explanation:
         }
 
 
-def _facts(heatmap: Heatmap) -> dict[str, Any]:
+def _facts(heatmap: Heatmap | None) -> dict[str, Any] | None:
+    if heatmap is None:
+        return None
     return {
         "method": heatmap.method,
         "rules": heatmap.rules,
@@ -153,8 +159,10 @@ def explain(
     batch = guard.classifier(prepared, requires=guard.detector.requires)
     verdicts = guard.verdicts(batch)
     found = neurons_of(guard.detector, reference, batch)
-    prediction = of_prediction(guard.classifier, prepared)
-    deviation = propagate(guard.classifier, prepared, found.deviation * found.active)
+    maps: list[Heatmap] = []
+    if not isinstance(guard.classifier.model, StandIn):
+        maps.append(of_prediction(guard.classifier, prepared))
+        maps.append(propagate(guard.classifier, prepared, found.deviation * found.active))
     pictures = pictures_of(prepared, guard.classifier.preprocessing)
     probabilities = batch.logits.softmax(dim=1).amax(dim=1)
     thresholds = calibration.thresholds[verdicts.predicted_class]
@@ -178,8 +186,8 @@ def explain(
             is_ood=bool(verdicts.is_ood[row]),
             false_alarm_rate=calibration.promise.false_alarm_rate,
             neurons=(own := found.row(row)),
-            heatmap=prediction.row(row),
-            deviation=deviation.row(row),
+            heatmap=maps[0].row(row) if maps else None,
+            deviation=maps[1].row(row) if maps else None,
             examples=reference.examples_of(own, own.top(top)[0].tolist()),
             top=top,
         )

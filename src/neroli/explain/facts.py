@@ -17,6 +17,7 @@ KEEP_EXAMPLES = (
     "No training images are shown: fit the guard with keep_examples=200 (neroli fit "
     "--keep-examples 200) to keep small pictures of them. They may be patient data."
 )
+NO_HEATMAPS = "which need the network itself and not a file exported from it"
 
 
 _LARGE = 100
@@ -91,19 +92,41 @@ def shown(heatmap: Heatmap, picture: Picture) -> Picture:
     return over
 
 
-def heatmap_caption(explanation: Explanation) -> str:
-    """What the heat map of the prediction shows, and how exactly."""
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """A picture of an explanation, with what it shows.
+
+    Attributes:
+        caption: what it shows.
+        picture: ``[H, W, 3]`` uint8.
+        ends: what blue and red mean; empty of the picture itself.
+    """
+
+    caption: str
+    picture: Picture
+    ends: tuple[str, ...] = ()
+
+
+def panels(explanation: Explanation) -> list[Panel]:
+    """The picture, and both heat maps over it if there are any."""
+    given = "What the network was given"
+    prediction, deviation = explanation.heatmap, explanation.deviation
+    if prediction is None or deviation is None:
+        return [Panel(f"{given} (without heat maps, {NO_HEATMAPS})", explanation.picture)]
     name = plain(explanation.predicted_name)
-    return f"Where {name} was seen ({_method(explanation.heatmap)})"
-
-
-def deviation_caption(explanation: Explanation) -> str:
-    """What the heat map of the deviation shows, what it cannot, and how exactly."""
-    missing = float(explanation.neurons.missing[0])
-    if missing == 1:
-        return "Where evidence is unusual: nothing to show, all of it is missing evidence"
-    hidden = f"; {wording.percentage(missing)} is missing evidence, not shown" if missing else ""
-    return f"Where evidence is unusual{hidden} ({_method(explanation.deviation)})"
+    return [
+        Panel(given, explanation.picture),
+        Panel(
+            f"Where {name} was seen ({_method(prediction)})",
+            shown(prediction, explanation.picture),
+            ("against", "for"),
+        ),
+        Panel(
+            _deviation_caption(explanation, deviation),
+            shown(deviation, explanation.picture),
+            ("less than usual", "more than usual"),
+        ),
+    ]
 
 
 def plain(name: str) -> str:
@@ -118,6 +141,15 @@ def plain(name: str) -> str:
         else c
         for c in text
     )
+
+
+def _deviation_caption(explanation: Explanation, heatmap: Heatmap) -> str:
+    """What the heat map of the deviation shows, what it cannot, and how exactly."""
+    missing = float(explanation.neurons.missing[0])
+    if missing == 1:
+        return "Where evidence is unusual: nothing to show, all of it is missing evidence"
+    hidden = f"; {wording.percentage(missing)} is missing evidence, not shown" if missing else ""
+    return f"Where evidence is unusual{hidden} ({_method(heatmap)})"
 
 
 def _method(heatmap: Heatmap) -> str:

@@ -17,11 +17,9 @@ from neroli.explain.facts import (
     KEEP_EXAMPLES,
     NeuronRow,
     VerdictBadge,
-    deviation_caption,
-    heatmap_caption,
     neuron_rows,
+    panels,
     plain,
-    shown,
 )
 from neroli.explain.pictures import BLUE_TO_RED
 
@@ -85,38 +83,24 @@ def _title(explanation: Explanation) -> str:
 
 
 def _pictures(figure: Figure, grid: GridSpec, explanation: Explanation) -> None:
-    picture = explanation.picture
-    panels = (
-        (picture, "What the network was given", None),
-        (
-            shown(explanation.heatmap, picture),
-            heatmap_caption(explanation),
-            ("against", "for"),
-        ),
-        (
-            shown(explanation.deviation, picture),
-            deviation_caption(explanation),
-            ("less than usual", "more than usual"),
-        ),
-    )
-    for number, (pixels, caption, ends) in enumerate(panels):
+    for number, panel in enumerate(panels(explanation)):
         axes = figure.add_subplot(grid[0, 12 * number : 12 * number + 11])
-        axes.imshow(pixels, interpolation="nearest")
+        axes.imshow(panel.picture, interpolation="nearest")
         axes.set_axis_off()
         axes.set_anchor("S")
         box = axes.get_position(original=True)
         _shrink(axes, top=0.84, bottom=0.12)
-        lines = "\n".join(_wrapped(caption, 52, 4))
+        lines = "\n".join(_wrapped(panel.caption, 52, 4))
         _write(axes, 0.5, 1.02, lines, axes.transAxes, ha="center", va="bottom", fontsize=9)
-        if ends is not None:
+        if panel.ends:
             width = 0.5 * box.width
             bar = figure.add_axes(
                 (box.x0 + 0.25 * box.width, box.y0 + 0.075 * box.height, width, 0.022 * box.height)
             )
-            _colour_key(bar, ends)
+            _colour_key(bar, panel.ends)
 
 
-def _colour_key(bar: Axes, ends: tuple[str, str]) -> None:
+def _colour_key(bar: Axes, ends: tuple[str, ...]) -> None:
     colours = LinearSegmentedColormap.from_list("for", np.array(BLUE_TO_RED) / 255)
     bar.imshow(np.linspace(-1, 1, 256)[None], cmap=colours, aspect="auto")
     bar.set_yticks([])

@@ -15,6 +15,7 @@ from neroli.classifier import Classifier
 from neroli.errors import InvalidInput
 from neroli.explain.pictures import colours_of, overlaid
 from neroli.explain.propagation import Job, Start, in_full_precision, propagated
+from neroli.stand_in import StandIn
 
 if TYPE_CHECKING:
     from neroli.explain.rules import Rules
@@ -167,7 +168,8 @@ def propagate(
 
     Raises:
         InvalidInput: if images or start have the wrong shape or are not finite, an argument is out
-            of range, or the features are not differentiable in the images.
+            of range, the features are not differentiable in the images, or another program computes
+            them (see ``neroli.stand_in``).
         HeadNotFound: if the network has no linear head.
 
     Source: layer-wise relevance propagation, Bach et al. 2015 (PLoS ONE 10, e0130140), composite
@@ -175,6 +177,8 @@ def propagate(
     """
     if batch_size < 1:
         raise InvalidInput(f"batch_size must be at least 1, got {batch_size}.")
+    if isinstance(classifier.model, StandIn):
+        raise InvalidInput(classifier.model.refusal("Heat maps need"))
     if rules not in ("auto", "composite", "attention"):
         raise InvalidInput(f'rules must be "auto", "composite" or "attention", got {rules!r}.')
     # a caller's inference mode would make tensors that no gradient can pass; autocast mixes dtypes

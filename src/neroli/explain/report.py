@@ -18,11 +18,9 @@ from neroli.explain.facts import (
     KEEP_EXAMPLES,
     NeuronRow,
     VerdictBadge,
-    deviation_caption,
-    heatmap_caption,
     neuron_rows,
+    panels,
     plain,
-    shown,
 )
 from neroli.explain.page import SMALL, checked_path, picture_address, templates
 from neroli.files import atomic_path
@@ -107,19 +105,10 @@ def article_facts(explanation: Explanation, number: int = 1) -> dict[str, Any]:
         "e": explanation,
         "summary": plain(explanation.summary),
         "probability": wording.probability(explanation.probability),
-        "pictures": (
-            ("What the network was given", picture_address(picture), ()),
-            (
-                heatmap_caption(explanation),
-                picture_address(shown(explanation.heatmap, picture)),
-                ("against", "for"),
-            ),
-            (
-                deviation_caption(explanation),
-                picture_address(shown(explanation.deviation, picture)),
-                ("less than usual", "more than usual"),
-            ),
-        ),
+        "pictures": [
+            (panel.caption, picture_address(panel.picture), panel.ends)
+            for panel in panels(explanation)
+        ],
         "enlarged": max(picture.shape[:2]) < SMALL,
         "rows": list(zip(rows, _bars(rows), strict=True)),
         "bias": facts["bias"],

@@ -1,6 +1,7 @@
 """Models by name, with weights from a local file; nothing is downloaded.
 
-``timm:NAME``, ``torchvision:NAME``, ``hf:FOLDER``, ``export:FILE``, or ``package.module:function``.
+``timm:NAME``, ``torchvision:NAME``, ``hf:FOLDER``, ``export:FILE``, ``onnx:FILE``, or
+``package.module:function``.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from neroli.data.preprocessing import Preprocessing
 from neroli.errors import ModelError, NeroliWarning
 from neroli.execution import AS_IT_IS, Execution
 from neroli.exported import load_program
-from neroli.models import hf, own, timm, torchvision
+from neroli.models import hf, onnx, own, timm, torchvision
 from neroli.models.loaded import LoadedModel
 from neroli.models.statement import read_statement
 from neroli.models.torchvision import import_torchvision
@@ -37,8 +38,10 @@ __all__ = [
     "to",
 ]
 
-_PATHS = ("hf", "export")
+_PATHS = ("hf", "export", "onnx")
 """Kinds of models that are named by a path."""
+_WHOLE = {"export": "An exported program", "onnx": "An ONNX file"}
+"""Kinds of models that have their own weights."""
 
 
 def load_classifier(
@@ -80,11 +83,12 @@ def load_model(
     Args:
         spec: ``timm:NAME``; ``torchvision:NAME`` or ``torchvision:NAME.WEIGHTS``, the published
             weights whose preprocessing is meant; ``hf:FOLDER``, a local folder of transformers;
-            ``export:FILE``, a program saved by ``torch.export.save``; or
-            ``package.module:function``, a function without arguments that returns the model,
-            imported from the environment or the current folder.
+            ``export:FILE``, a program saved by ``torch.export.save``; ``onnx:FILE``, what
+            ``neroli export`` wrote; or ``package.module:function``, a function without arguments
+            that returns the model, imported from the environment or the current folder.
         weights: a ``.safetensors`` file, or a ``.pt``/``.pth`` file read with ``weights_only``. Its
-            keys must be the model's. A transformers folder and an exported program have their own.
+            keys must be the model's. A transformers folder, an exported program and an ONNX file
+            have their own.
             What a file that ``neroli.training.train`` wrote states of itself goes before what the
             model does.
         num_classes: of a model that is to be trained: networks of timm and torchvision are made for
@@ -96,13 +100,13 @@ def load_model(
     kind, _, name = spec.partition(":")
     if not name or not kind or kind.startswith("."):
         raise ModelError(
-            f"{spec!r} names no model: use timm:NAME, torchvision:NAME, hf:FOLDER, export:FILE or "
-            "package.module:function."
+            f"{spec!r} names no model: use timm:NAME, torchvision:NAME, hf:FOLDER, export:FILE, "
+            "onnx:FILE or package.module:function."
         )
-    if kind == "export":
+    if kind in _WHOLE:
         if weights is not None:
-            raise ModelError(f"An exported program has its own weights: drop {str(weights)!r}.")
-        return LoadedModel(load_program(name))
+            raise ModelError(f"{_WHOLE[kind]} has its own weights: drop {str(weights)!r}.")
+        return onnx.load(name) if kind == "onnx" else LoadedModel(load_program(name))
     state = None if weights is None else read_weights(weights)
     if kind in ("timm", "torchvision"):
         load = timm.load if kind == "timm" else torchvision.load
@@ -161,7 +165,8 @@ def load_saved_model(
         raise ModelError(
             f"The guard {str(guard)!r} does not say which model it is of: name it with --model."
         )
-    if weights is None and source is not None and source.weights is not None:
+    whole = spec is not None and spec.partition(":")[0] in _WHOLE
+    if weights is None and not whole and source is not None and source.weights is not None:
         weights = Path(os.path.normpath(Path(guard).resolve() / source.weights))
         if not weights.exists():
             raise ModelError(

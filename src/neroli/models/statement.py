@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import pydantic
 from safetensors import SafetensorError, safe_open
@@ -19,6 +19,7 @@ from neroli.files import atomic_path
 SCHEMA_VERSION = 1
 METADATA = "neroli"
 """The key under which it stands."""
+StatedT = TypeVar("StatedT", bound=pydantic.BaseModel)
 
 
 class Epoch(pydantic.BaseModel):
@@ -83,24 +84,43 @@ def read_statement(path: Path | str) -> Statement | None:
         raise ModelError(f"Cannot read the weights {str(path)!r} ({error}).") from None
     if text is None:
         return None
+    return validated(
+        Statement,
+        text,
+        SCHEMA_VERSION,
+        f"What the weights {str(path)!r} say of themselves",
+        "train them again, or save their tensors alone to another file",
+    )
+
+
+def validated(kind: type[StatedT], text: str, newest: int, said: str, remedy: str) -> StatedT:
+    """What a file says of itself, as an object.
+
+    Args:
+        kind: of statement, which has a ``schema_version``.
+        text: JSON.
+        newest: schema that this neroli reads.
+        said: what it is, to begin a sentence with.
+        remedy: what to do if it is damaged.
+
+    Raises:
+        ModelError: if it is damaged or of a newer schema.
+    """
     try:
         content = json.loads(text)
         version = content.get("schema_version") if isinstance(content, dict) else None
-        if isinstance(version, int) and version > SCHEMA_VERSION:
+        if isinstance(version, int) and version > newest:
             raise ModelError(
-                f"The weights {str(path)!r} have schema {version}, newer than the {SCHEMA_VERSION} "
-                "this neroli reads: upgrade neroli."
+                f"{said} has schema {version}, newer than the {newest} this neroli reads: upgrade "
+                "neroli."
             )
-        return Statement.model_validate(content)
+        return kind.model_validate(content)
     except (ValueError, RecursionError) as error:
         reason = str(error)
         if isinstance(error, pydantic.ValidationError):
             first = error.errors()[0]
             reason = f"{'.'.join(map(str, first['loc'])) or 'all of it'}: {first['msg']}"
-        raise ModelError(
-            f"What the weights {str(path)!r} say of themselves is damaged ({reason}): train them "
-            "again, or save their tensors alone to another file."
-        ) from None
+        raise ModelError(f"{said} is damaged ({reason}): {remedy}.") from None
 
 
 def write_weights(path: Path, state: Mapping[str, Tensor], statement: Statement) -> None:

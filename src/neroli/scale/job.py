@@ -49,6 +49,7 @@ class FitOptions(pydantic.BaseModel):
     group_column: str | None
     every: int
     store: Path | None
+    store_dtype: str | None
     keep_examples: int
     allow_low_agreement: bool
     precision: str | None

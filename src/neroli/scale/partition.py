@@ -11,9 +11,10 @@ from typing import Self
 from neroli.classifier import Classifier
 from neroli.data.pictures import Pictures
 from neroli.errors import ArtefactError, InvalidInput
-from neroli.extraction import extract_part, store_key
+from neroli.extraction import extract_part, origin_of, store_key
 from neroli.store import ActivationStore, Origin, finished
 from neroli.store_joining import joined
+from neroli.store_precision import StoreDtype
 from neroli.taps import Requirements
 
 PARTS = "parts"
@@ -87,6 +88,7 @@ class Partition:
         folder: of the job.
         kind: what they are called, "training" or "calibration".
         of: how many parts; one without any position has no store.
+        dtype: of the stores.
     """
 
     classifier: Classifier
@@ -95,6 +97,7 @@ class Partition:
     folder: Path
     kind: str
     of: int
+    dtype: StoreDtype | None = None
 
     @cached_property
     def shards(self) -> list[Shard]:
@@ -119,6 +122,7 @@ class Partition:
             self.path(shard),
             batch_size=batch_size,
             requires=self.requires,
+            dtype=self.dtype,
         )
 
     def joined(self, path: Path) -> ActivationStore:
@@ -148,12 +152,11 @@ class Partition:
         return self.pictures.subset(shard.positions(len(self.pictures)))
 
     def _key(self, source: Pictures) -> str:
-        return store_key(self._origin, self.classifier, source, self.requires.kept)
+        return store_key(self._origin, self.classifier, source, self.requires.kept, self.dtype)
 
     @cached_property
     def _origin(self) -> Origin:
-        classifier = self.classifier
-        return Origin(classifier.weights_hash(), classifier.head_name, self.pictures.content)
+        return origin_of(self.classifier, self.pictures)
 
 
 def part_path(folder: Path, kind: str, shard: Shard) -> Path:

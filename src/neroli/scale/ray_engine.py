@@ -11,7 +11,7 @@ from neroli.classifier import Classifier
 from neroli.data.sources import ImageSource
 from neroli.data.tables import Columns
 from neroli.errors import NotEnoughImages
-from neroli.extraction import IMAGE_BATCH, find_head, store_key, stored
+from neroli.extraction import IMAGE_BATCH, find_head, origin_of, store_key
 from neroli.files import text_digest
 from neroli.guard import Guard
 from neroli.models import anchored
@@ -20,8 +20,9 @@ from neroli.scale.ray_cluster import RayCluster
 from neroli.scale.ray_run import run
 from neroli.scale.ray_work import Extraction, Scoring
 from neroli.scores import Summary, check_table_path, joined_tables
-from neroli.store import ActivationStore, Origin
+from neroli.store import ActivationStore, finished
 from neroli.store_joining import joined
+from neroli.store_precision import StoreDtype
 from neroli.taps import NOTHING, Requirements
 
 
@@ -36,6 +37,7 @@ class RayExtractor:
         device: where the network of an actor runs.
         columns: of tables of images.
         batch_size: images at a time.
+        dtype: "float16" halves the space on disk; None keeps what the network computed.
         progress: show a progress bar; None does so on a terminal.
     """
 
@@ -46,6 +48,7 @@ class RayExtractor:
     device: str
     columns: Columns | None = None
     batch_size: int = IMAGE_BATCH
+    dtype: StoreDtype | None = None
     progress: bool | None = None
 
     def extract(
@@ -74,10 +77,11 @@ class RayExtractor:
         opened, source = divisible(opened, path), divisible(source, path)
         classifier = self.classifier
         find_head(classifier, source, requires)
-        if (found := stored(classifier, source, store, requires.kept)) is not None:
+        key = store_key(
+            origin_of(classifier, source), classifier, source, requires.kept, self.dtype
+        )
+        if (found := finished(store, key)) is not None:
             return found
-        origin = Origin(classifier.weights_hash(), classifier.head_name, source.content)
-        key = store_key(origin, classifier, source, requires.kept)
         blocks = Blocks(len(source), self.cluster.options.block_size)
         work = Extraction(
             model=anchored(self.model),
@@ -93,6 +97,8 @@ class RayExtractor:
             folder=store.resolve().with_name(f"{store.name}.blocks"),
             requires=requires,
             batch_size=self.batch_size,
+            class_names=None if classifier.class_names is None else tuple(classifier.class_names),
+            dtype=self.dtype,
         )
         with BlockFolder(work.folder, text_digest([key, str(blocks.size)])) as folder:
             run(work, self.cluster, progress=self.progress)

@@ -25,6 +25,7 @@ from neroli.models import load_model, load_saved_model, to
 from neroli.scale.blocks import Blocks, SharedImages
 from neroli.scores import ScoreTable
 from neroli.store import ActivationStore
+from neroli.store_precision import StoreDtype
 from neroli.taps import Requirements
 
 _TRIES = 3
@@ -69,6 +70,8 @@ class Extraction:
         folder: where the stores go.
         requires: what to keep beside features and logits.
         batch_size: images at a time.
+        class_names: of the classifier.
+        dtype: of the stores.
     """
 
     model: str
@@ -84,6 +87,8 @@ class Extraction:
     folder: Path
     requires: Requirements
     batch_size: int
+    class_names: tuple[str, ...] | None = None
+    dtype: StoreDtype | None = None
 
     def store(self, number: int) -> Path:
         """The folder of a block's store."""
@@ -105,6 +110,7 @@ class Extraction:
             prepool=self.prepool,
             preprocessing=self.preprocessing,
             execution=self.execution,
+            class_names=self.class_names,
         )
         classifier.input_shape = self.input_shape
 
@@ -117,6 +123,7 @@ class Extraction:
                 path,
                 batch_size=self.batch_size,
                 requires=self.requires,
+                dtype=self.dtype,
                 progress=False,
             )
 

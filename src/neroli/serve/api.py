@@ -13,7 +13,7 @@ from PIL import Image
 from pydantic import BaseModel, Field
 
 from neroli.explain.explanation import Explanation
-from neroli.explain.facts import shown
+from neroli.explain.facts import panels
 from neroli.serve.metrics import CONTENT_TYPE
 from neroli.serve.scored import Scored
 from neroli.serve.state import State
@@ -77,10 +77,13 @@ class Maps(BaseModel):
     """Pictures as base64 of PNG files."""
 
     picture: str = Field(description="What the network was given.")
-    prediction: str = Field(
-        description="Where the predicted class was seen: red for, blue against."
+    prediction: str | None = Field(
+        description="Where the predicted class was seen: red for, blue against. None of a network "
+        "in an ONNX file."
     )
-    deviation: str = Field(description="Where evidence is not as usual: red more, blue less.")
+    deviation: str | None = Field(
+        description="Where evidence is not as usual: red more, blue less; likewise."
+    )
 
 
 class Explained(BaseModel):
@@ -192,7 +195,7 @@ def facts_of(state: State) -> GuardFacts:
 async def _contents(request: Request, state: State) -> list[bytes]:
     """The encoded images of a request, taken apart beside the event loop."""
     body, kind = await request.body(), request.headers.get("content-type", "")
-    contents = await state.engine.aside(contents_of, body, kind, state.settings.limits)
+    contents = await state.briefly(contents_of, body, kind, state.settings.limits)
     request.state.images = len(contents)
     return contents
 
@@ -206,12 +209,9 @@ def _result(one: Scored | Refused, position: int, request: str) -> Verdict | Unr
 
 
 def _maps(explanation: Explanation) -> Maps:
-    picture = explanation.picture
-    return Maps(
-        picture=_png(picture),
-        prediction=_png(shown(explanation.heatmap, picture)),
-        deviation=_png(shown(explanation.deviation, picture)),
-    )
+    picture, *maps = (_png(panel.picture) for panel in panels(explanation))
+    prediction, deviation = maps or (None, None)
+    return Maps(picture=picture, prediction=prediction, deviation=deviation)
 
 
 def _png(pixels: np.ndarray[Any, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from neroli.errors import InvalidInput, RecordsError
-from neroli.serve.schema import connect, explained, open_writer, storable, transaction
+from neroli.serve.schema import BUSY_SECONDS, connect, explained, open_writer, storable, transaction
 
 PAGES_FREED = 256
 """Pages of the file that are given back at a time."""
@@ -37,13 +38,15 @@ class Database:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = path.absolute()
         self._writer = open_writer(path)
+        self._file = self.path.stat()  # whose device and number tell it from another of its name
         self._writing = threading.Lock()
         self._listing = threading.Lock()  # guards what follows
         self._waiting: list[_Change] = []
         self._readers: list[sqlite3.Connection] = []
         self._closed = False
+        self._failed = False  # the last write
 
     def write(self, apply: Callable[[sqlite3.Connection], object]) -> None:
         """Apply a change, all of it or nothing; when this returns, it survives a power loss.
@@ -66,6 +69,8 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """A connection to read with, for this block alone; every query sees one moment."""
+        with explained(self.path):
+            self._check_in_place()
         with self._listing:
             self._check_open()
             connection = self._readers.pop() if self._readers else None
@@ -80,6 +85,30 @@ class Database:
                 if self._closed:
                     connection.close()
 
+    def check_writable(self) -> None:
+        """Do nothing if changes can be written, as far as is known without waiting.
+
+        Where the last one failed, it is tried with an empty one.
+
+        Raises:
+            RecordsError: if they cannot be.
+        """
+        self._check_open()
+        with explained(self.path):
+            self._check_in_place()
+            if not self._failed:
+                return
+            if not self._writing.acquire(blocking=False):
+                raise RecordsError(f"The records {str(self.path)!r} could not be written to yet.")
+            try:
+                self._writer.execute("PRAGMA busy_timeout = 0")
+                with transaction(self._writer):
+                    self._writer.execute("INSERT OR REPLACE INTO state VALUES ('written', 'null')")
+                self._failed = False
+            finally:
+                self._writer.execute(f"PRAGMA busy_timeout = {1000 * BUSY_SECONDS:.0f}")
+                self._writing.release()
+
     def close(self) -> None:
         """Finish the write that is under way and close the file; later calls are refused."""
         with self._writing:
@@ -92,10 +121,27 @@ class Database:
         if self._closed:
             raise RecordsError(f"The records {str(self.path)!r} are closed.")
 
+    def _check_in_place(self) -> None:
+        """Raise RecordsError unless the file that is open is the one that others find."""
+        try:
+            in_place = os.path.samestat(self.path.stat(), self._file)
+        except FileNotFoundError:
+            in_place = False
+        if not in_place:
+            raise RecordsError(
+                f"The records {str(self.path)!r} were moved, deleted or replaced while they were "
+                "open: bring the file back, or start the server anew."
+            )
+
     def _commit(self, changes: list[_Change]) -> None:
-        """Apply changes in one transaction; one that is refused leaves no trace in it."""
+        """Apply changes in one transaction; one that is refused leaves no trace in it.
+
+        If it fails, what came to wait meanwhile fails with it: it would wait as long in turn.
+        """
         try:
             self._check_open()
+            with explained(self.path):
+                self._check_in_place()
             with explained(self.path), transaction(self._writer):
                 for change in changes:
                     self._writer.execute("SAVEPOINT change")
@@ -106,13 +152,17 @@ class Database:
                         change.error = error
                         self._writer.execute("ROLLBACK TO change")
                     self._writer.execute("RELEASE change")
+            self._failed = False
         except BaseException as error:
+            self._failed = True
+            with self._listing:
+                changes, self._waiting = changes + self._waiting, []
             for change in changes:
                 change.error = error
         finally:
             for change in changes:
                 change.done = True
-        if not self._closed:
+        if not (self._closed or self._failed):
             self._shrink()
 
     def _shrink(self) -> None:

@@ -1,8 +1,9 @@
 """What people's decisions on flagged images say about the threshold.
 
-Of the images that were scored, F were flagged and U were not; of the flagged, D were decided, x
-of them "fine". If the decided ones are like the undecided, x F / D flagged images are fine, and if
-what was not flagged is ID, the false-alarm rate among ID images is estimated as
+Of the images that were scored, each counted once however often it came, F were flagged and U were
+not; of the flagged, D were decided, x of them "fine". If the decided ones are like the undecided,
+x F / D flagged images are fine, and if what was not flagged is ID, the false-alarm rate among ID
+images is estimated as
 
     (x F / D) / (x F / D + U).
 
@@ -29,7 +30,7 @@ class Decisions:
 
     Attributes:
         guard: version, 16 hexadecimal digits; empty if no image was scored.
-        images: scored, dropped records included.
+        images: different ones that were scored, dropped records included.
         flagged: of them.
         flagged_fine, flagged_ood: flagged images decided to be fine, or really OOD.
         passed_fine, passed_ood: the same of images that were not flagged; they are not a part of
@@ -83,7 +84,10 @@ class Decisions:
         rate, (low, high) = self.false_alarm_rate, self.interval
         if rate is None:
             return "No flagged image is decided yet, so nothing is known of the false-alarm rate."
-        observed = f"{rate:.1%} of ordinary images are flagged ({low:.1%} to {high:.1%})"
+        observed = (
+            f"{rate:.1%} of ordinary images are flagged ({low:.1%} to {high:.1%} with "
+            f"{CONFIDENCE:.0%} confidence)"
+        )
         if low > promised:
             return (
                 f"{observed}, more than the {promised:.1%} promised: ordinary images are no longer "

@@ -38,6 +38,7 @@ def drift_facts(drift: Drift) -> dict[str, Any]:
         state = f"No alarm after {drift.images:,} image{'' if drift.images == 1 else 's'}."
     return {
         "state": state,
+        "alarm": drift.alarm,
         "meaning": "Two tests ask whether the images that come are still like those the guard was "
         "calibrated on; if they are not, its promise no longer holds. An alarm stays until it is "
         f"reset.{left_out if drift.apart else ''}",

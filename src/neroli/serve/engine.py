@@ -202,7 +202,7 @@ class Engine:
             pixels = self._preprocessing.pixels(upload.picture)
             pixels = sized(pixels, self.guard.classifier.input_shape)
         except UnreadableImage as error:
-            return Refused(422, f"The image {error}.")
+            return Refused(422, f"The image {error.told}.")
         return _Waiting(pixels, time.monotonic())
 
     def _scored(self, upload: Upload, request: str, since: float, said: Outcome) -> Scored:

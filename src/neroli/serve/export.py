@@ -31,6 +31,8 @@ SCHEMA = pa.schema(
     ]
 )
 CHUNK = 1024
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What cells begin with that spreadsheets run."""
 
 
 def export(connection: sqlite3.Connection, path: Path) -> int:
@@ -38,7 +40,8 @@ def export(connection: sqlite3.Connection, path: Path) -> int:
 
     Args:
         connection: to the database; what others add meanwhile is not seen.
-        path: ending in .parquet, .csv or .jsonl; it appears when it is complete.
+        path: ending in .parquet, .csv or .jsonl; it appears when it is complete, for its owner
+            alone. In .csv an apostrophe is put before text that spreadsheets would run.
 
     Raises:
         InvalidInput: if it ends in something else.
@@ -50,10 +53,21 @@ def export(connection: sqlite3.Connection, path: Path) -> int:
         )
     count = 0
     rows = connection.execute(f"SELECT {', '.join(SCHEMA.names)} FROM record ORDER BY row")
-    with atomic_path(path) as temporary, table_writer(temporary, path.suffix, SCHEMA) as table:
+    with (
+        atomic_path(path, private=True) as temporary,
+        table_writer(temporary, path.suffix, SCHEMA) as table,
+    ):
         while chunk := rows.fetchmany(CHUNK):
             columns = dict(zip(SCHEMA.names, zip(*chunk, strict=True), strict=True))
             columns["is_ood"] = tuple(map(bool, columns["is_ood"]))
+            if path.suffix == ".csv":
+                for name in ("predicted_name", "note"):
+                    columns[name] = tuple(map(_inert, columns[name]))
             table.write_table(pa.Table.from_pydict(columns, SCHEMA))
             count += len(chunk)
     return count
+
+
+def _inert(text: str | None) -> str | None:
+    """Text that a spreadsheet shows and does not run."""
+    return f"'{text}" if text and text.startswith(FORMULA) else text

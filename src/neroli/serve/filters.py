@@ -119,7 +119,7 @@ class Filters:
             return [kind(text) for kind, text in zip(types, after.split(":"), strict=True)]
         except ValueError:
             raise InvalidInput(
-                f"{after!r} is not where a page in the order {self.order!r} ends: start anew."
+                f"{after[:80]!r} is not where a page in the order {self.order!r} ends: start anew."
             ) from None
 
 

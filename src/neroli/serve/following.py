@@ -41,6 +41,13 @@ class Following:
         with self._lock:
             self._save()
 
+    def reset(self) -> None:
+        """Begin anew with the next record, as if none had come so far."""
+        with self._lock:
+            self.drift.follow(self._records, self._guard)
+            self.drift.reset()
+            self._save()
+
     @property
     def _key(self) -> str:
         return f"drift {self._guard}"

@@ -18,7 +18,7 @@ Facts = list[tuple[str, str]]
 _MOST_CLASSES = 200
 
 
-def guard_facts(guard: Guard, version: str) -> dict[str, Any]:
+def guard_page_facts(guard: Guard, version: str) -> dict[str, Any]:
     """What the template is given.
 
     Args:
@@ -121,6 +121,7 @@ def _provenance(guard: Guard, version: str) -> Facts:
     assert training is not None
     return [
         ("Guard version", version),
+        ("Made", f"{guard.made} (fitted or calibrated last)"),
         ("Model", plain(source.model) if source else "given by the program"),
         ("Weights hash", training.weights_hash),
         ("Running on", f"neroli {__version__}, torch {torch.__version__}"),

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pydantic
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, FailFast, Field
 from python_multipart.multipart import parse_options_header
 
 from neroli import __version__
@@ -24,6 +24,11 @@ from neroli.serve.uploads import Refused, Upload, from_base64, of_array
 
 OUTPUTS = {"score": "FP64", "p_value": "FP64", "is_ood": "BOOL", "predicted_class": "INT64"}
 INPUTS: list[dict[str, Any]] = [{"name": "images", "datatype": "BYTES", "shape": [-1]}]
+"""As clients are told; they may send UINT8 pixels too, but the protocol names one type an input."""
+
+
+MOST_LISTS = 250_000
+"""And objects in a request, of which Python makes a million in three seconds."""
 
 
 class ProtocolError(BaseModel):
@@ -36,7 +41,7 @@ class InputTensor(BaseModel):
     """The images."""
 
     name: Literal["images"]
-    shape: list[int] = Field(max_length=4)
+    shape: Annotated[list[Annotated[int, Field(ge=0, le=2**31)]], FailFast()] = Field(max_length=4)
     datatype: Literal["BYTES", "UINT8"]
     parameters: dict[str, Any] = {}
     data: list[Any]
@@ -54,8 +59,8 @@ class Inference(BaseModel):
 
     id: str | None = Field(default=None, max_length=200)
     parameters: dict[str, Any] = {}
-    inputs: list[InputTensor] = Field(min_length=1, max_length=1)
-    outputs: list[OutputName] = []
+    inputs: Annotated[list[InputTensor], FailFast()] = Field(min_length=1, max_length=1)
+    outputs: Annotated[list[OutputName], FailFast()] = Field(default=[], max_length=len(OUTPUTS))
 
 
 class OutputTensor(BaseModel):
@@ -106,10 +111,8 @@ def inference_protocol(state: State) -> APIRouter:
 
     @router.get("/health/ready")
     async def ready() -> JSONResponse:
-        """The guard is loaded, and is that of the model it was fitted on."""
-        if not state.ready:
-            _ = state.engine  # says why not
-            raise Refused(503, "The server is about to stop.")
+        """The guard is loaded, is that of the model it was fitted on, and is recorded."""
+        await state.check_ready()
         return JSONResponse({"ready": True})
 
     async def metadata(name: str, version: str | None = None) -> dict[str, Any]:
@@ -127,9 +130,10 @@ def inference_protocol(state: State) -> APIRouter:
         }
 
     async def model_ready(name: str, version: str | None = None) -> dict[str, Any]:
-        """Whether the guard is loaded."""
+        """The same of the guard by its name."""
         check_named(name, version)
-        return {"name": name, "ready": state.ready}
+        await state.check_ready()
+        return {"name": name, "ready": True}
 
     async def infer(request: Request, name: str, version: str | None = None) -> Inferred:
         """Verdicts on images: on all, or on none if one cannot be scored."""
@@ -139,7 +143,7 @@ def inference_protocol(state: State) -> APIRouter:
         kind, _ = parse_options_header(request.headers.get("content-type"))
         if kind not in (b"application/json", b""):  # Triton's client states none
             raise Refused(415, "Send the inference request as application/json.")
-        asked, images = await state.engine.aside(_read, await request.body(), state.settings.limits)
+        asked, images = await state.briefly(_read, await request.body(), state.settings.limits)
         request.state.images = len(images)
         async with state.received(images) as uploads:
             results = await state.score(uploads, request.state.request, whole=True)
@@ -168,8 +172,13 @@ def _read(body: bytes, limits: Limits) -> tuple[Inference, list[bytes | Upload]]
     """What is asked for, and the images.
 
     Raises:
-        Refused: 400 if the request is not as the protocol says, 413 if it holds too many images.
+        Refused: 400 if the request is not as the protocol says, 413 if it holds too much.
     """
+    if body.count(b"[") + body.count(b"{") > MOST_LISTS:
+        raise Refused(
+            413,
+            f"The request has more than {MOST_LISTS:,} lists: send pixels flat, or encoded images.",
+        )
     try:
         asked = Inference.model_validate_json(body)
     except pydantic.ValidationError as error:
@@ -178,17 +187,21 @@ def _read(body: bytes, limits: Limits) -> tuple[Inference, list[bytes | Upload]]
         raise Refused(400, f"This is no inference request ({where}: {first['msg']}).") from None
     if unknown := {output.name for output in asked.outputs} - OUTPUTS.keys():
         raise Refused(400, f"There is no output {min(unknown)[:40]!r}, only {', '.join(OUTPUTS)}.")
+    if len({output.name for output in asked.outputs}) < len(asked.outputs):
+        raise Refused(400, "An output is asked for more than once.")
     tensor = asked.inputs[0]
-    if tensor.datatype == "BYTES":
-        texts = _flat(tensor.data)
-        if tensor.shape not in ([len(texts)], [len(texts), 1]) or not texts:
-            raise Refused(400, f"{len(texts)} images were sent with the shape {tensor.shape}.")
-        if len(texts) > limits.images:
-            raise Refused(413, f"A request may hold {limits.images:,} images.")
-        if not all(isinstance(text, str) for text in texts):
-            raise Refused(400, "BYTES must be base64 text of encoded images.")
-        return asked, [from_base64(text, position) for position, text in enumerate(texts)]
-    return asked, [of_array(image) for image in _pixels(tensor, limits)]
+    if tensor.datatype == "UINT8":
+        return asked, [of_array(image) for image in _pixels(tensor, limits)]
+    if len(tensor.shape) not in (1, 2) or tensor.shape[1:] not in ([], [1]) or not tensor.data:
+        raise Refused(
+            400, f"{len(tensor.data)} images were sent with the shape {tensor.shape}, not [N]."
+        )
+    if tensor.shape[0] > limits.images:
+        raise Refused(413, f"A request may hold {limits.images:,} images.")
+    texts = _values(tensor, "images")
+    if not all(isinstance(text, str) for text in texts):
+        raise Refused(400, "BYTES must be base64 text of encoded images.")
+    return asked, [from_base64(text, position) for position, text in enumerate(texts)]
 
 
 def _pixels(tensor: InputTensor, limits: Limits) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -200,19 +213,27 @@ def _pixels(tensor: InputTensor, limits: Limits) -> np.ndarray[Any, np.dtype[np.
         raise Refused(
             413, f"A request may hold {limits.images:,} images of {limits.pixels:,} pixels."
         )
-    values = _flat(tensor.data)
-    if len(values) != math.prod(shape):
-        raise Refused(400, f"{len(values)} values were sent with the shape {shape}.")
+    values = _values(tensor, "values")
     if not all(type(value) is int and 0 <= value <= 255 for value in values):
         raise Refused(400, "UINT8 values must be whole numbers from 0 to 255.")
     return np.array(values, np.uint8).reshape(shape)
 
 
-def _flat(data: Any) -> list[Any]:
-    """Nested lists as one."""
-    while isinstance(data, list) and any(isinstance(part, list) for part in data):
-        data = [value for part in data for value in (part if isinstance(part, list) else [part])]
-    return list(data)
+def _values(tensor: InputTensor, noun: str) -> list[Any]:
+    """The data of a tensor, flat or nested as its shape is; no more is looked at than fits it.
+
+    Raises:
+        Refused: 400 if they are not as many as the shape says, or nested otherwise.
+    """
+    values, shape = tensor.data, tensor.shape
+    nested = bool(values) and isinstance(values[0], list)
+    if len(values) != (shape[0] if nested else math.prod(shape)):
+        raise Refused(400, f"{len(values)} {noun} were sent with the shape {shape}.")
+    for length in shape[1:] if nested else []:
+        if not all(isinstance(part, list) and len(part) == length for part in values):
+            raise Refused(400, f"The {noun} are nested otherwise than their shape {shape}.")
+        values = [value for part in values for value in part]
+    return values
 
 
 def _tensor(output: str, results: Sequence[Any]) -> OutputTensor:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
 from neroli.errors import InvalidInput
 from neroli.serve.app import create_app
+from neroli.serve.connections import Connection
 from neroli.serve.settings import Settings
 from neroli.serve.state import State
 
@@ -32,20 +37,24 @@ def serve(
 
     Raises:
         InvalidInput: if the address cannot be listened on.
+        KeyboardInterrupt: if Ctrl-C is pressed again, and what was accepted is not finished.
     """
     _log_to_standard_error()
     with bound_to(settings) as bound:
         process = process_of(create_app(settings, load))
+        server = uvicorn.Server(process)
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         bound.listen(process.backlog)  # who connects from now on waits rather than fails
-        listening(f"http://{host}:{bound.getsockname()[1]}")
-        uvicorn.Server(process).run(sockets=[bound])
+        with _ended_by_signals(server):
+            listening(f"http://{host}:{bound.getsockname()[1]}")
+            server.run(sockets=[bound])
 
 
 def process_of(app: FastAPI) -> uvicorn.Config:
     """How an application is run."""
     return uvicorn.Config(
         app,
+        http=Connection,
         access_log=False,  # it would hold paths as clients sent them
         log_config=None,
         server_header=False,
@@ -72,6 +81,30 @@ def bound_to(settings: Settings) -> socket.socket:
             "Choose another --host or --port."
         ) from None
     return listener
+
+
+@contextmanager
+def _ended_by_signals(server: uvicorn.Server) -> Iterator[None]:
+    """Let signals end the server alone: once it has ended, uvicorn would end the process by them.
+
+    Raises:
+        KeyboardInterrupt: at the end of the block, if a second Ctrl-C did not wait for the first.
+    """
+    if threading.current_thread() is not threading.main_thread():  # which alone has signals
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        server.should_exit = True
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if server.force_exit:
+        raise KeyboardInterrupt
 
 
 def _log_to_standard_error() -> None:

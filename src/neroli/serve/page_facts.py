@@ -125,7 +125,8 @@ def class_name(scored: Scored) -> str:
 def explained(explanation: Explanation) -> dict[str, Any]:
     """What the templates of a page show of an explanation."""
     facts = article_facts(explanation)
-    views = zip(("picture", "prediction", "deviation"), facts["pictures"], strict=True)
+    names = ("picture", "prediction", "deviation")[: len(facts["pictures"])]
+    views = zip(names, facts["pictures"], strict=True)
     return facts | {"views": [(name, *view) for name, view in views]}
 
 

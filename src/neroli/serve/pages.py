@@ -23,12 +23,17 @@ from neroli.errors import InvalidInput, RecordsError, UnknownRecord
 from neroli.serve import sessions
 from neroli.serve.page_facts import ImageView, Place, explained
 from neroli.serve.queue_page import QueuePage
+from neroli.serve.security import Rates
 from neroli.serve.site import Site, problem
-from neroli.serve.uploads import Refused, contents_of
+from neroli.serve.state import RECORDS_AGAIN, State
+from neroli.serve.uploads import Refused, Upload, contents_of
 
 if TYPE_CHECKING:
     from neroli.explain.explanation import Explanation
-    from neroli.serve.state import State
+    from neroli.serve.scored import Scored
+
+LOGINS_PER_MINUTE = 10
+"""Of one client address, right or wrong."""
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +46,7 @@ def pages(state: State) -> APIRouter:
     """
     router = APIRouter(route_class=_PageRoute, include_in_schema=False)
     site = Site(state)
+    logins = Rates(LOGINS_PER_MINUTE, "attempts to log in")
 
     @router.get("/")
     def review() -> Response:
@@ -49,21 +55,25 @@ def pages(state: State) -> APIRouter:
     @router.post("/")
     async def drop(request: Request) -> Response:
         body = await request.body()
-        parts = contents_of(body, request.headers.get("content-type", ""), state.settings.limits)
+        kind = request.headers.get("content-type", "")
+        parts = await state.briefly(contents_of, body, kind, state.settings.limits)
         _check_form(parts[0].decode(errors="replace"))
         if len(parts) != 2 or not parts[1]:
             raise Refused(422, "Choose one image first.")
         request.state.images = 1
         async with state.received(parts[1:]) as (upload,):
-            (scored,) = await state.score([upload], request.state.request)
-            if isinstance(scored, Refused):
-                raise scored
-            assert not isinstance(upload, Refused), "it was scored"
+            if isinstance(upload, Refused):
+                raise upload
+            version = state.engine.guard_version
+            known = await state.aside(state.records.of_content, upload.content, version)
+            shown = known or await _scored(state, upload, request)
             why = await _or_refused(state.engine.explain(upload))
-        place = Place.of(scored, state.engine.calibration, state.engine.guard_version)
-        shown = site.home() | {"result": True, "verdict": ImageView.of(scored), "place": place}
+        facts = {"result": True, "verdict": ImageView.of(shown), "again": known is not None}
+        facts["place"] = Place.of(shown, state.engine.calibration, version)
         return await run_in_threadpool(
-            lambda: site.page("review.html", shown | {"back": ""} | _why(why), here="/")
+            lambda: site.page(
+                "review.html", site.home() | facts | {"back": ""} | _why(why), here="/"
+            )
         )
 
     @router.get("/queue")
@@ -108,6 +118,12 @@ def pages(state: State) -> APIRouter:
     def guard() -> Response:
         return site.page("guard.html", site.guard(), "/guard")
 
+    @router.post("/drift/reset")
+    async def reset_drift(request: Request) -> Response:
+        await _form(request)
+        await state.aside(state.reset_drift)
+        return RedirectResponse("/guard#drift", 303)
+
     @router.get("/login")
     def login() -> Response:
         return site.login()
@@ -115,6 +131,7 @@ def pages(state: State) -> APIRouter:
     @router.post("/login")
     async def log_in(request: Request) -> Response:
         form = await _form(request)
+        logins.count(request.client.host if request.client else "")
         token = state.settings.token
         if token is not None and not sessions.is_token(form.get("bearer", ""), token):
             return site.login("That is not the token of this server.", 403)
@@ -143,7 +160,12 @@ def pages(state: State) -> APIRouter:
 
 
 class _PageRoute(APIRoute):
-    """A route whose refusals are pages too."""
+    """A route whose refusals are pages too, and of which the head alone may be asked for."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        if "GET" in (methods := self.methods or set()):
+            methods.add("HEAD")
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         answer = super().get_route_handler()
@@ -158,11 +180,27 @@ class _PageRoute(APIRoute):
             except InvalidInput as error:
                 return problem(400, str(error))
             except RecordsError:  # its message names files of the server
-                return problem(503, "The records cannot be used now; the server's log says why.")
+                _log.exception("The records cannot be used.")
+                reason = "The records cannot be used now; the server's log says why."
+                return problem(503, reason, RECORDS_AGAIN)
             except HTTPException as error:
                 return problem(error.status_code, str(error.detail))
+            except Exception:
+                _log.exception("Request %s failed.", request.state.request)
+                return problem(500, "The server failed; its log says why.")
 
         return answered
+
+
+async def _scored(state: State, upload: Upload, request: Request) -> Scored:
+    """What the guard says of an image, which is recorded.
+
+    Raises:
+        Refused: as ``State.score``.
+    """
+    (scored,) = await state.score([upload], request.state.request)
+    assert not isinstance(scored, Refused), "a lone refusal is raised"
+    return scored
 
 
 def _why(why: Explanation | Refused) -> dict[str, Any]:

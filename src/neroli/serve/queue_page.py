@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 SIZE = 25
 """Images on a page."""
+LONGEST_NAME = 60
+"""Characters that are shown of a class's name in lists."""
 _VERDICTS = {"flagged": "flagged", "all": "all images"}
 _REVIEWS = {"all": "reviewed or not", "undecided": "not reviewed yet", "decided": "reviewed"}
 _ORDERS = {
@@ -55,9 +58,11 @@ class QueuePage:
     def __post_init__(self) -> None:
         for name, known in (("verdict", _VERDICTS), ("review", _REVIEWS), ("order", _ORDERS)):
             if (value := getattr(self, name)) not in known:
-                raise InvalidInput(f"{name} must be one of {', '.join(known)}, got {value!r}.")
-        if self.predicted and not (self.predicted.isascii() and self.predicted.isdigit()):
-            raise InvalidInput(f"predicted must be the number of a class, got {self.predicted!r}.")
+                raise InvalidInput(f"{name} must be one of {', '.join(known)}, got {value[:20]!r}.")
+        if self.predicted and not re.fullmatch("[0-9]{1,9}", self.predicted):
+            raise InvalidInput(
+                f"predicted must be the number of a class, got {self.predicted[:20]!r}."
+            )
         self._since()
 
     @classmethod
@@ -96,7 +101,9 @@ class QueuePage:
             class_names: of all classes.
             guards: versions that images were scored with.
         """
-        classes = [(str(index), plain(name)[:60]) for index, name in enumerate(class_names)]
+        classes = [
+            (str(index), plain(name)[:LONGEST_NAME]) for index, name in enumerate(class_names)
+        ]
         versions = [(version, version) for version in guards]
         return [
             Choice("verdict", "Verdict", self.verdict, [*_VERDICTS.items()]),
@@ -122,5 +129,5 @@ class QueuePage:
             return datetime.strptime(self.since, "%Y-%m-%d").replace(tzinfo=UTC).timestamp()
         except ValueError:
             raise InvalidInput(
-                f"since must be a day such as 2026-01-31, got {self.since!r}."
+                f"since must be a day such as 2026-01-31, got {self.since[:20]!r}."
             ) from None

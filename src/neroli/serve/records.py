@@ -13,15 +13,17 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, fields
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import IO, Any, Literal, NamedTuple
 
 from PIL import Image
 
-from neroli.errors import InvalidInput, UnknownRecord
+from neroli.errors import InvalidInput, RecordsError, UnknownRecord
+from neroli.files import lock_of
 from neroli.serve.database import Database
 from neroli.serve.decisions import Decision, Decisions
 from neroli.serve.export import export
 from neroli.serve.filters import PAGE, Filters, Page, Record
+from neroli.serve.schema import explained
 from neroli.serve.scored import Scored
 from neroli.serve.settings import Settings
 
@@ -64,8 +66,27 @@ class Records:
     """
 
     def __init__(self, path: Path, settings: Settings) -> None:
-        self._database = Database(Path(path))
+        self._path = Path(path)
+        self._database = Database(self._path)
         self._settings = settings
+        self._claim: IO[str] | None = None
+
+    def claim(self) -> None:
+        """Be the only server of these records until they are closed; others may still read them.
+
+        Two would each tell a drift detector of their own of the images of both.
+
+        Raises:
+            RecordsError: if another server has claimed them.
+        """
+        if self._claim is None:
+            with explained(self._path):
+                self._claim = lock_of(self._path.with_name(f"{self._path.name}-lock"))
+        if self._claim is None:
+            raise RecordsError(
+                f"Another server has the records {str(self._path)!r}: end it, or name another file "
+                "(--records)."
+            )
 
     def add(self, scored: Sequence[Scored], pictures: Sequence[Image.Image] | None = None) -> None:
         """Record some images; when it returns, they survive a power loss.
@@ -90,6 +111,13 @@ class Records:
         """
         with self._database.reading() as connection:
             return _found(connection, identity)
+
+    def of_content(self, content: str, guard: str) -> Record | None:
+        """The first record left of a content (its hash) by a guard (its version), if any."""
+        query = f"SELECT {COLUMNS} FROM record WHERE content = ? AND guard = ? ORDER BY row LIMIT 1"
+        with self._database.reading() as connection:
+            row = connection.execute(query, [content, guard]).fetchone()
+        return None if row is None else _record(row)
 
     def picture(self, identity: str, kind: Literal["thumbnail", "image"]) -> bytes | None:
         """The thumbnail (JPEG) or whole image (PNG) of a record; None if it was not kept.
@@ -127,6 +155,8 @@ class Records:
     def decide(self, identity: str, decision: Decision | None, note: str = "") -> Record:
         """Set what an image really is, or take that back with None; returns the record.
 
+        It holds for all records of the same content by the same guard, later ones too.
+
         Raises:
             UnknownRecord: if there is no such record.
             InvalidInput: if the decision is another word, or the note is too long.
@@ -140,8 +170,9 @@ class Records:
             record = _found(connection, identity)
             decided_at = None if decision is None else time.time()
             connection.execute(
-                "UPDATE record SET decision = ?, note = ?, decided_at = ? WHERE row = ?",
-                [decision, note, decided_at, record.row],
+                "UPDATE record SET decision = ?, note = ?, decided_at = ? "
+                "WHERE content = ? AND guard = ?",
+                [decision, note, decided_at, record.content, record.guard],
             )
             for change, of in ((-1, record.decision), (1, decision)):
                 if of is not None:
@@ -232,9 +263,19 @@ class Records:
         with self._database.reading() as connection:
             return export(connection, Path(path))
 
+    def check_writable(self) -> None:
+        """Do nothing if images can be recorded, as far as is known without waiting.
+
+        Raises:
+            RecordsError: if they cannot be.
+        """
+        self._database.check_writable()
+
     def close(self) -> None:
         """Finish the write that is under way and close the file; later calls are refused."""
         self._database.close()
+        if self._claim is not None:
+            self._claim.close()
 
     def _insert(
         self, connection: sqlite3.Connection, scored: Sequence[Scored], stored: Sequence[Stored]
@@ -247,11 +288,23 @@ class Records:
                 (row,) = connection.execute(query, astuple(one)).fetchone()
             except sqlite3.IntegrityError as error:
                 raise InvalidInput(f"Record {one.id!r} is refused: {error}.") from None
-            connection.execute(
-                "INSERT INTO tally (guard, images, flagged) VALUES (?, 1, ?) ON CONFLICT (guard) "
-                "DO UPDATE SET images = images + 1, flagged = flagged + excluded.flagged",
-                [one.guard, one.is_ood],
-            )
+            same = connection.execute(
+                "SELECT decision, note, decided_at FROM record "
+                "WHERE content = ? AND guard = ? AND row < ? ORDER BY row LIMIT 1",
+                [one.content, one.guard, row],
+            ).fetchone()
+            if same is None:
+                connection.execute(
+                    "INSERT INTO tally (guard, images, flagged) VALUES (?, 1, ?) "
+                    "ON CONFLICT (guard) DO UPDATE "
+                    "SET images = images + 1, flagged = flagged + excluded.flagged",
+                    [one.guard, one.is_ood],
+                )
+            else:  # what was decided of a content holds for it whenever it comes
+                connection.execute(
+                    "UPDATE record SET decision = ?, note = ?, decided_at = ? WHERE row = ?",
+                    [*same, row],
+                )
             if stored and stored[position] != (None, None):
                 connection.execute("INSERT INTO picture VALUES (?, ?, ?)", [row, *stored[position]])
         if self._settings.keep_records is not None:

@@ -70,9 +70,16 @@ def open_writer(path: Path) -> sqlite3.Connection:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """A connection any thread may use, one at a time; transactions begin and end explicitly."""
+    """A connection any thread may use, one at a time; transactions begin and end explicitly.
+
+    The file is not made if it is missing.
+    """
     return sqlite3.connect(
-        path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        f"{path.absolute().as_uri()}?mode=rw",
+        timeout=BUSY_SECONDS,
+        isolation_level=None,
+        check_same_thread=False,
+        uri=True,
     )
 
 

@@ -21,7 +21,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from neroli.serve import sessions
 from neroli.serve.answers import refusal
 from neroli.serve.metrics import Metrics
-from neroli.serve.settings import LOOPBACK, Limits, Settings
+from neroli.serve.settings import LOOPBACK, Settings
+from neroli.serve.site import problem
 from neroli.serve.uploads import Budget, Refused
 
 OPEN = frozenset({"/v2/health/live", "/v2/health/ready"})
@@ -40,6 +41,8 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+_UPLOAD = re.compile(r"/|/v1/(score|explain)|/v2/models/.*/infer")
+"""Where images are sent; elsewhere bodies are small."""
 _HOST = re.compile(r"[\w.:\[\]-]*", re.ASCII)
 SECONDS_TO_LINGER = 2.0
 _ADDRESSES_REMEMBERED = 10_000
@@ -52,11 +55,18 @@ class Rates:
 
     Args:
         per_minute: how many; None does not count.
+        noun: what they are called.
         now: the time in seconds.
     """
 
-    def __init__(self, per_minute: int | None, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        per_minute: int | None,
+        noun: str = "requests",
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.per_minute = per_minute
+        self._noun = noun
         self._now = now
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
@@ -78,7 +88,7 @@ class Rates:
         if not allowed:
             raise Refused(
                 429,
-                f"More than {self.per_minute} requests a minute came from this address.",
+                f"More than {self.per_minute} {self._noun} a minute came from this address.",
                 (1 - left) * 60 / most,
             )
 
@@ -155,8 +165,9 @@ class Gate:
             raise Refused(421, "The server does not answer to this host name.")
         if scope["path"] in OPEN:
             return
-        client = scope.get("client")
-        self._rates.count(client[0] if client else "")
+        if scope["path"] not in sessions.SHEETS:  # which come with every page
+            client = scope.get("client")
+            self._rates.count(client[0] if client else "")
         if scope["path"] not in sessions.OPEN:
             self._check_token(scope, headers)
         if scope["method"] not in SAFE:
@@ -187,20 +198,27 @@ class Gate:
         if origin is None:
             own = headers.get("sec-fetch-site", "none") in ("same-origin", "none")
         else:
-            sender = origin.partition("://")[2]
+            scheme, _, sender = origin.partition("://")
             own = sender == host or _name_of(sender) in self.settings.hosts
+            own = own and scheme in ("http", "https")
         if not own:
             raise Refused(403, "Pages of other sites may not send anything here.")
 
     async def _with_body(self, scope: Scope, receive: Receive, send: Send) -> None:
         limits = self.settings.limits
-        if int(Headers(scope=scope).get("content-length", "0")) > limits.upload_bytes:
-            raise _too_large(limits)
+        upload = bool(_UPLOAD.fullmatch(scope["path"]))
+        most = limits.upload_bytes if upload else limits.form_bytes
+        held = self._bytes if upload else None  # whoever may not send images holds none of it
+        headers = Headers(scope=scope)
+        if "content-length" in headers and "transfer-encoding" in headers:
+            raise Refused(400, "The request states its length in two ways.")
+        if int(headers.get("content-length", "0")) > most:
+            raise _too_large(most)
         parts: list[bytes] = []
         try:
             try:
                 async with asyncio.timeout(limits.upload_seconds):
-                    whole = await self._read(receive, parts)
+                    whole = await _read(receive, parts, most, held)
             except TimeoutError:
                 raise Refused(
                     408, f"The body took longer than {limits.upload_seconds:g} seconds."
@@ -208,23 +226,26 @@ class Gate:
             if whole:
                 await self.app(scope, _replayed(b"".join(parts), receive), send)
         finally:
-            self._bytes.give(sum(map(len, parts)))
+            if held is not None:
+                held.give(sum(map(len, parts)))
 
-    async def _read(self, receive: Receive, parts: list[bytes]) -> bool:
-        """Read a body into parts, all within the limits; whether the client stayed to its end."""
-        limits, size = self.settings.limits, 0
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return False
-            part = message.get("body", b"")
-            size += len(part)
-            if size > limits.upload_bytes:
-                raise _too_large(limits)
-            self._bytes.take(len(part))
-            parts.append(part)
-            if not message.get("more_body", False):
-                return True
+
+async def _read(receive: Receive, parts: list[bytes], most: int, held: Budget | None) -> bool:
+    """Read a body into parts, all within the limits; whether the client stayed to its end."""
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return False
+        part = message.get("body", b"")
+        size += len(part)
+        if size > most:
+            raise _too_large(most)
+        if held is not None:
+            held.take(len(part))
+        parts.append(part)
+        if not message.get("more_body", False):
+            return True
 
 
 def _answer_to(refused: Refused, scope: Scope) -> Response:
@@ -232,6 +253,8 @@ def _answer_to(refused: Refused, scope: Scope) -> Response:
     path = scope["path"]
     if refused.status == 401 and scope["method"] == "GET" and sessions.is_page(path):
         return RedirectResponse("/login", 303)
+    if sessions.is_page(path) or path == "/login":
+        return problem(refused.status, str(refused), refused.retry_after)
     return refusal(path, refused, scope["state"]["request"])
 
 
@@ -260,8 +283,8 @@ async def _refuse(refused: Refused, scope: Scope, receive: Receive, send: Send) 
     await send({"type": "http.response.body", "body": b""})
 
 
-def _too_large(limits: Limits) -> Refused:
-    return Refused(413, f"The body is larger than the {limits.upload_bytes:,} bytes allowed.")
+def _too_large(most: int) -> Refused:
+    return Refused(413, f"The body is larger than the {most:,} bytes allowed.")
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

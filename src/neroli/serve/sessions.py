@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 COOKIE = "neroli-page"
-OPEN = frozenset({"/login", "/static/pages.css", "/static/pages.js"})
+SHEETS = frozenset({"/static/pages.css", "/static/pages.js"})
+OPEN = SHEETS | {"/login"}
 """What is shown to whoever has no cookie yet; nothing in it is secret."""
-PAGES = frozenset({"/", "/queue", "/guard", "/logout"})
+PAGES = frozenset({"/", "/queue", "/guard", "/drift/reset", "/logout"})
 HOURS = 12
 """How long a browser stays logged in."""
 

@@ -14,11 +14,12 @@ class Limits:
     """What clients may ask for; more is refused with 413, 429 or 503.
 
     Args:
-        upload_bytes: of the body of a request.
+        upload_bytes: of the body of a request with images.
+        form_bytes: of any other body, such as a form with the longest note.
         pixels: of one image, decoded.
         images: in one request.
         pixels_at_once: of all images decoded at a time, three bytes each and more while decoding.
-        bytes_at_once: of all bodies of requests held at a time.
+        bytes_at_once: of all bodies with images held at a time.
         requests_per_minute: of one client address; None does not count them.
         queue: images waiting for the network; further ones are refused with 503.
         explanations: likewise; each takes as long as many images.
@@ -29,6 +30,7 @@ class Limits:
     """
 
     upload_bytes: int = 32 * 2**20
+    form_bytes: int = 32 * 2**10
     pixels: int = 50_000_000
     images: int = 64
     pixels_at_once: int = 200_000_000

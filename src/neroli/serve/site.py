@@ -12,9 +12,9 @@ from fastapi.responses import HTMLResponse
 from neroli.explain.page import templates
 from neroli.serve import sessions
 from neroli.serve.drift_page import alarm_text, drift_facts
-from neroli.serve.guard_page import class_names, guard_facts
+from neroli.serve.guard_page import class_names, guard_page_facts
 from neroli.serve.page_facts import ImageView, Place, summary
-from neroli.serve.queue_page import SIZE, QueuePage
+from neroli.serve.queue_page import LONGEST_NAME, SIZE, QueuePage
 from neroli.serve.records import LONGEST_NOTE
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Site:
     def guard(self) -> dict[str, Any]:
         """What is said of the guard, worked out once, and of drift."""
         if not self._guard:
-            self._guard = guard_facts(self._state.guard, self._state.engine.guard_version)
+            self._guard = guard_page_facts(self._state.guard, self._state.engine.guard_version)
         return self._guard | {"drift": drift_facts(self._state.drift)}
 
     def summary(self, guard: str) -> str:
@@ -88,6 +88,7 @@ class Site:
                 ImageView.of(one, records.picture(one.id, "thumbnail")) for one in found.records
             ],
             "nothing": chosen.nothing,
+            "longest_name": LONGEST_NAME,
             "newest": chosen.address(after="") if chosen.after else "",
             "older": chosen.address(after=found.next) if found.next else "",
             "back": chosen.address().partition("?")[2],

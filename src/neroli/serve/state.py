@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 
+from neroli.errors import RecordsError
 from neroli.guard import Guard
 from neroli.serve.drift import Drift
 from neroli.serve.engine import Engine
@@ -23,6 +24,9 @@ from neroli.serve.uploads import Budget, Refused, Upload, claimed_pixels, decode
 T = TypeVar("T")
 
 _WRITERS = 4
+_READERS = 4
+RECORDS_AGAIN = 5.0
+"""Seconds after which records may be written again."""
 _LOADED = frozenset({"guard", "engine", "records", "drift"})
 _log = logging.getLogger(__name__)
 
@@ -53,6 +57,8 @@ class State:
         self.failed = False
         self._pixels = Budget(self.settings.limits.pixels_at_once, "pixels")
         self._writer = ThreadPoolExecutor(_WRITERS, "neroli-records")  # whose writes share commits
+        self._readers = ThreadPoolExecutor(_READERS, "neroli-read")
+        self._failures = 0  # to write records
         self._following: Following | None = None
 
     @classmethod
@@ -81,7 +87,9 @@ class State:
 
         Raises:
             NotFitted, NotCalibrated, InvalidInput: as ``Engine``.
+            RecordsError: if another server has the records.
         """
+        records.claim()
         engine = Engine(guard, self.settings)
         following = Following(records, engine.guard_version, drift)
         self._following = following
@@ -94,10 +102,21 @@ class State:
         )
         self.engine = engine
 
-    @property
-    def ready(self) -> bool:
-        """Whether images are scored."""
-        return "engine" in vars(self) and self.engine.ready
+    async def check_ready(self) -> None:
+        """Do nothing if images are scored and recorded.
+
+        Raises:
+            Refused: 503 if they are not, with the reason.
+        """
+        if not self.engine.ready:
+            raise Refused(503, "The server is about to stop.")
+        try:
+            await self.briefly(self.records.check_writable)
+        except RecordsError as error:
+            _log.error("%s", error)
+            raise Refused(
+                503, "Nothing can be recorded now; the server's log says why.", RECORDS_AGAIN
+            ) from None
 
     @asynccontextmanager
     async def received(
@@ -108,16 +127,13 @@ class State:
         Raises:
             Refused: 413 or 503 if decoded they are too much.
         """
-        engine, limits = self.engine, self.settings.limits
-        claims = await asyncio.gather(*(engine.aside(_claim, one, limits) for one in images))
+        limits = self.settings.limits
+        claims = await asyncio.gather(*(self.briefly(_claim, one, limits) for one in images))
         pixels = sum(claim for claim in claims if isinstance(claim, int))
         self._pixels.take(pixels)
         try:
             yield await asyncio.gather(
-                *(
-                    engine.aside(_received, one, claim, limits)
-                    for one, claim in zip(images, claims, strict=True)
-                )
+                *(self._decoded(one, claim) for one, claim in zip(images, claims, strict=True))
             )
         finally:
             self._pixels.give(pixels)
@@ -147,7 +163,7 @@ class State:
             for upload, result in zip(uploads, results, strict=True)
             if isinstance(upload, Upload) and isinstance(result, Scored)
         ]
-        await self.aside(self._record, scored, pictures)
+        await self.aside(self._record, scored, pictures, self._failures)
         self.metrics.scored(scored)
         self.metrics.refused(len(results) - len(scored))
         return results
@@ -157,12 +173,43 @@ class State:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._writer, lambda: work(*arguments))
 
+    async def briefly(self, work: Callable[..., T], *arguments: object) -> T:
+        """What some short work on a request gives, done in a thread that decodes no image.
+
+        Raises:
+            Refused: 503 while the guard is loading.
+        """
+        _ = self.engine  # says so
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._readers, lambda: work(*arguments))
+
+    def reset_drift(self) -> None:
+        """End a drift alarm, whose cause was dealt with; no record so far counts any more.
+
+        Raises:
+            Refused: 503 while the guard is loading.
+            RecordsError: if that cannot be recorded.
+        """
+        images = self.drift.images
+        assert self._following is not None, "the drift detector follows the records"
+        self._following.reset()
+        _log.info("Drift was reset after %d images.", images)
+
     async def close(self) -> None:
         """Finish what was accepted, and close the records."""
         if "engine" in vars(self):
             await self.engine.close()
             await self.aside(self._close_records)
         self._writer.shutdown()
+        self._readers.shutdown()
+
+    async def _decoded(self, image: bytes | Upload, claim: int | Refused) -> Upload | Refused:
+        """An image, or why it is refused: that waits for no decoder if its header is enough."""
+        if isinstance(claim, Refused):
+            return claim
+        if isinstance(image, Upload):
+            return image
+        return await self.engine.aside(_decoded, image, self.settings.limits)
 
     def _check(self, results: Sequence[Upload | Scored | Refused], whole: bool) -> None:
         """Raise the first refusal if all are refused, or if any is and only the whole is wanted."""
@@ -172,17 +219,17 @@ class State:
             position, first = refusals[0]
             raise Refused(first.status, f"Image {position} of {len(results)} (from 0): {first}")
 
-    def _record(self, scored: Sequence[Scored], pictures: Sequence[Any]) -> None:
+    def _record(self, scored: Sequence[Scored], pictures: Sequence[Any], failures: int) -> None:
+        """Record images, unless that failed for others while these waited for their turn."""
         keeps = self.settings.keep_thumbnails or self.settings.keep_images
+        if failures != self._failures:
+            raise _unrecorded()
         try:
             self.records.add(scored, pictures if keeps else None)
-        except Exception:
+        except Exception as error:
+            self._failures += isinstance(error, RecordsError)
             _log.exception("The records cannot be written.")
-            raise Refused(
-                503,
-                "The record of the verdict could not be written, so none is given; the server's "
-                "log says why.",
-            ) from None
+            raise _unrecorded() from None
         if self._following is not None:
             try:
                 self._following.catch_up()
@@ -198,6 +245,15 @@ class State:
         self.records.close()
 
 
+def _unrecorded() -> Refused:
+    return Refused(
+        503,
+        "The record of the verdict could not be written, so none is given; the server's log says "
+        "why.",
+        RECORDS_AGAIN,
+    )
+
+
 def _claim(image: bytes | Upload, limits: Limits) -> int | Refused:
     """How many pixels an image has, by its header, or why it is refused."""
     if isinstance(image, Upload):
@@ -208,11 +264,7 @@ def _claim(image: bytes | Upload, limits: Limits) -> int | Refused:
         return refused
 
 
-def _received(image: bytes | Upload, claim: int | Refused, limits: Limits) -> Upload | Refused:
-    if isinstance(claim, Refused):
-        return claim
-    if isinstance(image, Upload):
-        return image
+def _decoded(image: bytes, limits: Limits) -> Upload | Refused:
     try:
         return decoded(image, limits)
     except Refused as refused:

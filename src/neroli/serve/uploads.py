@@ -7,6 +7,7 @@ import binascii
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import pydantic
@@ -17,7 +18,7 @@ from python_multipart.multipart import parse_options_header
 
 from neroli.data import dicom, images
 from neroli.data.arrays import picture_digest
-from neroli.errors import InvalidInput, NeroliError, UnreadableImage
+from neroli.errors import InvalidInput, NeroliError, TooManyPixels, UnreadableImage
 from neroli.files import digest
 from neroli.serve.settings import Limits
 
@@ -60,7 +61,7 @@ def decoded(data: bytes, limits: Limits) -> Upload:
             if it cannot be decoded, with the reason.
     """
     claimed_pixels(data, limits)
-    with _refusing():
+    with _refusing(limits):
         if _is_dicom(data):
             picture = dicom.decode(data)
             return Upload(picture_digest(picture).hex(), picture)
@@ -75,7 +76,7 @@ def claimed_pixels(data: bytes, limits: Limits) -> int:
     """
     if not data:
         raise Refused(422, "The image is empty (0 bytes).")
-    with _refusing():
+    with _refusing(limits):
         width, height = dicom.size_of(data) if _is_dicom(data) else images.size_of(data)
     if width * height > limits.pixels:
         raise Refused(
@@ -142,7 +143,7 @@ class Budget:
 
 class _Images(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(strict=True, extra="forbid")
-    images: list[str]
+    images: Annotated[list[str], pydantic.FailFast()]
 
 
 def _of_json(body: bytes, limits: Limits) -> list[bytes]:
@@ -207,10 +208,13 @@ def _is_dicom(data: bytes) -> bool:
 
 
 @contextmanager
-def _refusing() -> Iterator[None]:
+def _refusing(limits: Limits) -> Iterator[None]:
     try:
         yield
+    except TooManyPixels:
+        most = min(limits.pixels, images.MAX_PIXELS)
+        raise Refused(413, f"The image has more than the {most:,} pixels allowed.") from None
     except UnreadableImage as error:
-        raise Refused(422, f"The image {error}.") from None
+        raise Refused(422, f"The image {error.told}.") from None
     except InvalidInput as error:  # pydicom is not installed
         raise Refused(415, str(error)) from None

@@ -215,7 +215,7 @@ def _network(
         ModelError: if it cannot be loaded or trained, or does not give ``num_classes`` logits.
         InvalidInput: if it cannot take the images.
     """
-    if arch.startswith("export:"):
+    if arch.startswith(("export:", "onnx:")):
         raise ModelError(
             f"{arch!r} is an exported program, which is frozen: name the network it was made of."
         )

@@ -1,0 +1,46 @@
+"""Whether a store may stand for images: it is of this classifier and holds what is needed."""
+
+from __future__ import annotations
+
+from neroli.classifier import Classifier
+from neroli.errors import InvalidInput
+from neroli.store import ActivationStore
+from neroli.taps import Requirements
+
+
+def check_store(store: ActivationStore, classifier: Classifier, requires: Requirements) -> None:
+    """Check that a store is of a classifier, which takes from it what it does not know itself.
+
+    These are where its head is, the preprocessing, the shape of its input and names of classes.
+
+    Args:
+        store: of which classifier it is it says itself.
+        classifier: whose activations are wanted.
+        requires: what is wanted beside features and logits.
+
+    Raises:
+        InvalidInput: if the store is of another classifier or preprocessing, or lacks something.
+        HeadNotFound: if the classifier has no such head.
+    """
+    name, origin = str(store.path), store.origin
+    if origin is None or origin.weights_hash != classifier.weights_hash():
+        raise InvalidInput(
+            f"The store {name!r} is of another classifier: extract the images with this one."
+        )
+    classifier.name_head(origin.head_name)
+    known = (origin.preprocessing, classifier.preprocessing)
+    if None not in known and known[0] != known[1]:
+        raise InvalidInput(
+            f"The images of the store {name!r} were preprocessed otherwise ({known[0]}) than this "
+            f"classifier does ({known[1]}): give it the same preprocessing, or extract again."
+        )
+    classifier.preprocessing = known[1] or known[0]
+    classifier.input_shape = classifier.input_shape or origin.input_shape
+    if classifier.class_names is None and origin.class_names is not None:
+        classifier.class_names = list(origin.class_names)
+    lacking = next((requires.lacking(batch) for batch in store.batches(1)), [])
+    if lacking:
+        raise InvalidInput(
+            f"The store {name!r} lacks {lacking[0]!r}, which the detector requires: use the images "
+            "themselves, or a store extracted with requires=detector.requires_to_fit."
+        )

@@ -1,0 +1,184 @@
+"""``neroli store``, and stores where images are asked for, as a user runs them."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from neroli import ActivationStore, Guard
+from neroli.cli import app
+from neroli.store_files import shard_path
+from networks import trained_colour_network
+
+NORMALISE = ["--mean", "0.5,0.5,0.5", "--std", "0.25,0.25,0.25"]
+MODEL = ["--model", "networks:colour_network", "--weights"]
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def fit_on_images(pictures: Path, out: Path, *more: object) -> Result:
+    data = ["--train", pictures / "train", "--calibration", pictures / "calibration", *NORMALISE]
+    return run("fit", *MODEL, pictures / "weights.safetensors", *data, "--out", out, *more)
+
+
+@pytest.fixture(scope="module")
+def fitted(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a guard/ fitted on images, and the store/ of their activations."""
+    root = tmp_path_factory.mktemp("fitted")
+    result = fit_on_images(pictures, root / "guard", "--store", root / "store")
+    assert result.exit_code == 0, result.stderr
+    return root
+
+
+def fit_on_stores(fitted: Path, pictures: Path, out: Path, *more: object) -> Result:
+    data = ["--train", fitted / "store/training", "--calibration", fitted / "store/calibration"]
+    return run("fit", *MODEL, pictures / "weights.safetensors", *data, "--out", out, *more)
+
+
+def test_a_guard_is_fitted_on_stores_alone(fitted: Path, pictures: Path, tmp_path: Path) -> None:
+    result = fit_on_stores(fitted, pictures, tmp_path / "g", "--json")
+    assert result.exit_code == 0, result.stderr
+    facts = json.loads(result.stdout)
+    assert (facts["training_images"], facts["training_accuracy"]) == (120, 1.0)
+    one, other = (
+        Guard.load(folder, trained_colour_network()).manifest()
+        for folder in (fitted / "guard", tmp_path / "g")
+    )
+    assert one.classifier == other.classifier
+    assert one.calibration == other.calibration
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["g"]
+    assert (fitted / "store/training/store.json").exists()
+
+
+def test_what_an_interrupted_run_left_is_not_deleted_when_it_is_given(
+    fitted: Path, pictures: Path, tmp_path: Path
+) -> None:
+    kept = tmp_path / "g.partial" / "training"
+    shutil.copytree(fitted / "store/training", kept)
+    data = ["--train", kept, "--calibration", pictures / "calibration", "--out", tmp_path / "g"]
+    result = run("fit", *MODEL, pictures / "weights.safetensors", *data)
+    assert result.exit_code == 0, result.stderr
+    assert len(ActivationStore(kept)) == 120
+
+
+def test_a_store_is_scored_as_its_images_are(fitted: Path, pictures: Path, tmp_path: Path) -> None:
+    for images, out in (
+        (pictures / "calibration", "images.csv"),
+        (fitted / "store/calibration", "store.csv"),
+    ):
+        result = run("score", fitted / "guard", images, "--out", tmp_path / out)
+        assert result.exit_code == 0, result.stderr
+    one, other = (
+        list(csv.DictReader((tmp_path / name).read_text().splitlines()))
+        for name in ("images.csv", "store.csv")
+    )
+    assert [row["id"] for row in one] == [row["id"] for row in other]
+    assert [row["predicted_name"] for row in one] == [row["predicted_name"] for row in other]
+    assert [float(row["score"]) for row in one] == pytest.approx(
+        [float(row["score"]) for row in other], rel=1e-5, abs=1e-6
+    )
+    assert {row["name"] for row in other} == {""}
+
+
+def test_options_that_need_the_images_are_refused(
+    fitted: Path, pictures: Path, tmp_path: Path
+) -> None:
+    for options in (("--keep-examples", 3), ("--class-map", "classes.json")):
+        result = fit_on_stores(fitted, pictures, tmp_path / "g", *options)
+        assert result.exit_code == 1
+        assert f"{options[0]} needs the images" in result.stderr
+    result = fit_on_stores(fitted, pictures, tmp_path / "g", "--mean", "0,0,0", "--std", "1,1,1")
+    assert result.exit_code == 1
+    assert "preprocessed otherwise" in result.stderr
+    result = fit_on_stores(
+        fitted, pictures, tmp_path / "g", "--detector", "nac_ue", "--set", "layers=0", "--set",
+        "bins=[50,50]", "--set", "full=[10,10]", "--set", "alpha=[1,1]",
+    )  # fmt: skip
+    assert result.exit_code == 1
+    assert "lacks '0" in result.stderr
+    assert not (tmp_path / "g").exists()
+
+
+def test_float16_is_an_option_of_fit(pictures: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    more = ("--store", kept, "--store-dtype", "float16")
+    assert fit_on_images(pictures, tmp_path / "g", *more).exit_code == 0
+    assert ActivationStore(kept / "training").columns()["features"][0] == "F16"
+    result = fit_on_images(pictures, tmp_path / "g", "--store-dtype", "int4")
+    assert result.exit_code == 1
+    assert "'int4'" in result.stderr
+
+
+def test_inspect_says_what_a_store_is(fitted: Path) -> None:
+    text = run("store", "inspect", fitted / "store/training").stdout
+    for part in ("complete", "120, and 0 unreadable", "16 features to 3 classes", "features F32"):
+        assert part in text
+    facts = json.loads(run("store", "inspect", fitted / "store/training", "--json").stdout)
+    assert facts["columns"]["logits"] == {"dtype": "F32", "shape": [3]}
+    assert facts["origin"]["class_names"] == ["blue", "green", "red"]
+
+
+def test_verify_finds_a_changed_byte(fitted: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(fitted / "store/training", store)
+    result = run("store", "verify", store)
+    assert result.exit_code == 0
+    assert "is sound: 120 images." in result.stdout
+    content = bytearray(shard_path(store, 0).read_bytes())
+    content[-1] ^= 1
+    shard_path(store, 0).write_bytes(content)
+    result = run("store", "verify", store, "--json")
+    assert result.exit_code == 1
+    facts = json.loads(result.stdout)
+    assert facts["sound"] is False
+    (problem,) = facts["problems"]
+    assert problem == "shard-000000.safetensors: bytes have changed since they were written."
+
+
+def test_merge_joins_and_never_replaces_another_store(fitted: Path, tmp_path: Path) -> None:
+    training, calibration = fitted / "store/training", fitted / "store/calibration"
+    result = run("store", "merge", calibration, calibration, "--out", tmp_path / "m", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["images"] == 120
+    assert "60 images have the content of an earlier one" in (
+        run("store", "verify", tmp_path / "m").stdout
+    )
+    again = run("store", "merge", calibration, calibration, "--out", tmp_path / "m")
+    assert again.exit_code == 0
+    result = run("store", "merge", calibration, "--out", tmp_path / "m")
+    assert result.exit_code == 1
+    assert "holds another activation store" in result.stderr
+    result = run("store", "merge", training, calibration, "--out", tmp_path / "n")
+    assert result.exit_code == 1
+    assert "differ in the column 'labels' (I64 [] and absent)" in result.stderr
+
+
+def test_prune_writes_a_smaller_store(fitted: Path, tmp_path: Path) -> None:
+    out = tmp_path / "small"
+    options = ("--drop", "labels", "--store-dtype", "float16")
+    result = run("store", "prune", fitted / "store/training", "--out", out, *options, "--json")
+    assert result.exit_code == 0, result.stderr
+    facts = json.loads(result.stdout)
+    assert facts["size"] < facts["bytes_before"]
+    assert "labels" not in facts["columns"]
+    result = run("store", "prune", fitted / "store/training", "--out", out)
+    assert result.exit_code == 1
+    assert "nothing to prune" in result.stderr
+    result = run("store", "prune", fitted / "store/calibration", "--out", out, "--drop-copies")
+    assert result.exit_code == 1
+    assert "holds another activation store" in result.stderr
+
+
+def test_folders_that_are_no_stores_are_one_sentence(pictures: Path, tmp_path: Path) -> None:
+    for command in ("inspect", "verify"):
+        result = run("store", command, pictures, "--json")
+        assert result.exit_code == 1
+        assert "no activation store" in json.loads(result.stdout)["message"]
+    result = run("store", "merge", pictures, "--out", tmp_path / "m")
+    assert result.exit_code == 1
+    assert "no activation store" in result.stderr
