@@ -1,8 +1,9 @@
 """Many detectors, a few passes."""
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor
 from neroli import Activations, LinearHead, fit
 from neroli.detectors import MSP, NERO, Detector, Learning, LINe, learned
 from neroli.errors import InvalidInput, LabelsRequired, NeroliWarning, NotEnoughImages
-from neroli.statistics import Mean
+from neroli.fitting import take_in
+from neroli.statistics import Mean, Statistic
 
 
 class Counted:
@@ -61,6 +63,27 @@ def test_all_detectors_together_take_the_passes_of_the_slowest(
     assert source.passes == 2
     source.passes = 0
     fit([MSP()], source, head)
+    assert source.passes == 0
+
+
+def test_a_source_may_gather_by_itself(
+    training: Activations, head: LinearHead, new: Activations
+) -> None:
+    class Halves(Counted):
+        """Gathers on each half of the images alone, and merges what that gave."""
+
+        def gathered(self, statistics: Sequence[Statistic[Any]]) -> list[Any]:
+            others = copy.deepcopy(statistics)
+            take_in(statistics, self.activations[:150])
+            take_in(others, self.activations[150:])
+            for statistic, other in zip(statistics, others, strict=True):
+                statistic.merge(other)
+            return [statistic.finalize() for statistic in statistics]
+
+    source = Halves(training)
+    for detector, alone in zip(fit([NERO(), LINe()], source, head), [NERO(), LINe()], strict=True):
+        expected = alone.fit(training, head).score(new)
+        torch.testing.assert_close(detector.score(new), expected, rtol=1e-9, atol=1e-9)
     assert source.passes == 0
 
 

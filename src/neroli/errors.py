@@ -72,6 +72,14 @@ class ArtefactError(NeroliError):
     """A saved guard or activation store is missing, damaged, too new, or of another model."""
 
 
+class EngineError(NeroliError):
+    """Work on several processes or machines cannot start, stalled, or lost its workers for good."""
+
+
+class FailedElsewhere(EngineError):
+    """Another process of the same run failed, and says why."""
+
+
 class RecordsError(NeroliError):
     """The records of a server cannot be read or written: damaged, too new, or a full disk."""
 

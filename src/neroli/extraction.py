@@ -127,7 +127,40 @@ def extract(
     if labelled and isinstance(source, Pictures):
         source = with_classes(classifier, source)[0]
     find_head(classifier, source, requires)
-    origin = _origin(classifier, source)
+    return extract_part(
+        classifier,
+        source,
+        path,
+        batch_size=batch_size,
+        requires=requires,
+        dtype=dtype,
+        progress=progress,
+    )
+
+
+def extract_part(
+    classifier: Classifier,
+    source: ImageSource,
+    path: Path | str,
+    *,
+    batch_size: int = IMAGE_BATCH,
+    requires: Requirements = NOTHING,
+    dtype: StoreDtype | None = None,
+    progress: bool | None = None,
+) -> ActivationStore:
+    """The activations of part of a source as a store on disk; in all else as ``extract``.
+
+    Args:
+        classifier: whose head and input shape were found on the whole source, since no image of
+            the part may be readable.
+        source: the part.
+        path, batch_size, requires, dtype, progress: as in ``extract``.
+
+    Raises:
+        InvalidInput: as ``Classifier``.
+        ArtefactError: if the store cannot be written.
+    """
+    origin = origin_of(classifier, source)
     key = store_key(origin, classifier, source, requires.kept, dtype)
     if (store := finished(path, key)) is not None:
         return store
@@ -155,7 +188,7 @@ def stored(
         path: the store's folder.
         kept: what it keeps beside features and logits.
     """
-    return finished(path, store_key(_origin(classifier, source), classifier, source, kept))
+    return finished(path, store_key(origin_of(classifier, source), classifier, source, kept))
 
 
 @contextmanager
@@ -308,7 +341,7 @@ def store_key(
     return text_digest([json.dumps(parts, sort_keys=True)])
 
 
-def _origin(classifier: Classifier, source: ImageSource) -> Origin:
+def origin_of(classifier: Classifier, source: ImageSource) -> Origin:
     """What a store of these images says of them, once the head is found."""
     names = classifier.class_names
     return Origin(

@@ -6,7 +6,7 @@ import copy
 import warnings
 from collections.abc import Generator, Sequence
 from itertools import islice
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 
@@ -46,6 +46,18 @@ class Learner(Protocol):
 
 
 LearnerT = TypeVar("LearnerT", bound=Learner)
+
+
+@runtime_checkable
+class GatheringSource(Protocol):
+    """Activations that gather statistics themselves: on other processes, say, where they lie."""
+
+    def gathered(self, statistics: Sequence[Statistic[Any]]) -> list[Any]:
+        """The results of several statistics over all images, in order.
+
+        Raises:
+            NotEnoughImages, InvalidInput: as ``gather``.
+        """
 
 
 def fit(
@@ -169,18 +181,31 @@ def _take_over(detectors: Sequence[Learner], learners: Sequence[InProgress]) -> 
 def gather(statistics: Sequence[Statistic[Any]], activations: ActivationSource) -> list[Any]:
     """The results of several statistics, from one pass over the activations.
 
+    A ``GatheringSource`` is asked for them; any other is read.
+
     Raises:
         NotEnoughImages: if there is no image, or too few for one of the statistics.
         InvalidInput: if features or logits are NaN or infinite.
     """
+    if isinstance(activations, GatheringSource):
+        return activations.gathered(statistics)
     if len(activations) == 0:
         raise NotEnoughImages("There are no images to learn from: give at least one readable one.")
+    take_in(statistics, activations)
+    return [statistic.finalize() for statistic in statistics]
+
+
+def take_in(statistics: Sequence[Statistic[Any]], activations: ActivationSource) -> None:
+    """Update several statistics with every batch of the activations, which may be none.
+
+    Raises:
+        InvalidInput: if features or logits are NaN or infinite.
+    """
     with torch.no_grad():
         for batch in activations.batches():
             batch.check_finite()
             for statistic in statistics:
                 statistic.update(batch)
-    return [statistic.finalize() for statistic in statistics]
 
 
 class InProgress:

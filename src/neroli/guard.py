@@ -194,9 +194,9 @@ class Guard:
             raise NotFitted("Fit the guard on training images before calibrating it.")
         self.check_weights(self.training)
         head = self.classifier.head
-        learns, labelled = learns_held_out(self.detector, head)
+        learns, _ = learns_held_out(self.detector, head)
         if not isinstance(held_out, ActivationStore):
-            held_out = self._source(held_out, batch_size, labelled=labelled)
+            held_out = self.held_out_source(held_out, batch_size)
         with activations_of(
             self.classifier,
             held_out,
@@ -351,6 +351,15 @@ class Guard:
             NotFitted: before ``fit``.
         """
         return saving.manifest_of(self)
+
+    def held_out_source(self, images: Any, batch_size: int = IMAGE_BATCH) -> ImageSource:
+        """Images as ``calibrate`` takes them: with labels only if the fitted detector needs them.
+
+        Raises:
+            InvalidInput, ClassMapError: as ``calibrate``.
+        """
+        _, labelled = learns_held_out(self.detector, self.classifier.head)
+        return self._source(images, batch_size, labelled=labelled)
 
     def _source(self, images: Any, batch_size: int, *, labelled: bool) -> ImageSource:
         source = as_source(images, batch_size)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute
@@ -22,6 +23,11 @@ from neroli.data.sources import Failure
 from neroli.errors import ArtefactError, InvalidInput
 from neroli.files import atomic_path, is_free, locked
 from neroli.verdicts import GuardedBatch
+
+if TYPE_CHECKING:
+    from neroli.data.sources import ImageSource
+    from neroli.guard import Guard
+    from neroli.store import ActivationStore
 
 SCHEMA = pa.schema(
     [
@@ -63,18 +69,12 @@ class ScoreTable:
 
     def __init__(self, path: Path | str, key: str, manifest: Manifest) -> None:
         self.path = Path(path)
-        if self.path.suffix not in FORMATS:
-            raise InvalidInput(
-                f"Scores are written to {', '.join(FORMATS)} files, got {str(path)!r}."
-            )
-        self._class_names = manifest.classifier.class_names
-        self._schema = SCHEMA.with_metadata({"neroli_guard": manifest.model_dump_json()})
+        check_table_path(self.path)
+        self._manifest = manifest
         self._partial = self.path.with_name(f"{self.path.name}.partial")
         self._rows: list[dict[str, Any]] = []
         self._end = 0
         self._parts: list[Path] = []
-        if self.path.is_dir():
-            raise ArtefactError(f"{str(path)!r} is a folder: name a file to write the scores to.")
         if not is_free(self._partial, "key", ""):
             raise ArtefactError(
                 f"{str(self._partial)!r}, where unfinished scores are kept, holds other files: "
@@ -97,7 +97,7 @@ class ScoreTable:
 
     def append(self, batch: GuardedBatch) -> None:
         """Add the readable and the unreadable images of a batch."""
-        verdicts, names = batch.verdicts, self._class_names
+        verdicts, names = batch.verdicts, self._manifest.classifier.class_names
         columns = zip(
             batch.ids,
             batch.names,
@@ -140,20 +140,10 @@ class ScoreTable:
     def finish(self) -> Summary:
         """Write the table, drop the partial one, and say what is in it."""
         self.flush()
-        images, flagged = 0, 0
-        failures: list[Failure] = []
-        suffix = self.path.suffix
-        with atomic_path(self.path) as path, table_writer(path, suffix, self._schema) as writer:
-            for part in self._parts:
-                table = pa.parquet.read_table(part).cast(self._schema)
-                writer.write_table(table)
-                images += len(table)
-                flagged += table["is_ood"].to_pylist().count(True)
-                broken = table.filter(pa.compute.is_valid(table["error"]))
-                failures += map(Failure, broken["name"].to_pylist(), broken["error"].to_pylist())
+        summary = joined_tables(self._parts, self.path, self._manifest)
         with self._lock:
             shutil.rmtree(self._partial, ignore_errors=True)
-        return Summary(images, flagged, tuple(failures))
+        return summary
 
     def _resume(self) -> None:
         """Take over the whole parts from the first on; what lies behind a damaged one goes."""
@@ -169,6 +159,68 @@ class ScoreTable:
                 self._parts.append(part)
             else:
                 part.unlink()
+
+
+def scored(
+    guard: Guard,
+    source: ImageSource | ActivationStore,
+    path: Path,
+    key: str,
+    manifest: Manifest,
+    batch_size: int,
+) -> Summary:
+    """Write the table of a guard's verdicts on the images of a source.
+
+    Args:
+        guard: calibrated.
+        source: the images, or their activations.
+        path, key, manifest: as ``ScoreTable`` takes them.
+        batch_size: images through the network at a time.
+
+    Raises:
+        InvalidInput: if the images cannot be used at all.
+        ArtefactError: if the table cannot be written.
+    """
+    table = ScoreTable(path, key, manifest)
+    try:
+        for batch in guard.stream(source, start=table.position, batch_size=batch_size):
+            table.append(batch)
+    finally:
+        table.flush()
+    return table.finish()
+
+
+def check_table_path(path: Path) -> None:
+    """Raise InvalidInput or ArtefactError unless a table of scores can have this path."""
+    if path.suffix not in FORMATS:
+        raise InvalidInput(f"Scores are written to {', '.join(FORMATS)} files, got {str(path)!r}.")
+    if path.is_dir():
+        raise ArtefactError(f"{str(path)!r} is a folder: name a file to write the scores to.")
+
+
+def joined_tables(parts: Sequence[Path], path: Path, manifest: Manifest) -> Summary:
+    """Write one table of the rows of several Parquet tables, in order, and say what is in it.
+
+    Args:
+        parts: the tables; they are left as they are.
+        path: the table, ending in .parquet, .csv or .jsonl.
+        manifest: as ``ScoreTable`` takes it.
+
+    Raises:
+        ArtefactError: if it cannot be written.
+    """
+    images, flagged = 0, 0
+    failures: list[Failure] = []
+    schema = SCHEMA.with_metadata({"neroli_guard": manifest.model_dump_json()})
+    with atomic_path(path) as out, table_writer(out, path.suffix, schema) as writer:
+        for part in parts:
+            table = pa.parquet.read_table(part).cast(schema)
+            writer.write_table(table)
+            images += len(table)
+            flagged += table["is_ood"].to_pylist().count(True)
+            broken = table.filter(pa.compute.is_valid(table["error"]))
+            failures += map(Failure, broken["name"].to_pylist(), broken["error"].to_pylist())
+    return Summary(images, flagged, tuple(failures))
 
 
 def _text(name: str) -> str:

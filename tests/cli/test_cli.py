@@ -311,23 +311,23 @@ def test_guards_remember_the_preprocessing(guard: Path) -> None:
 def test_settings_are_taken_as_they_are_shown() -> None:
     """Every hyper-parameter of every detector, as `neroli detectors NAME` prints it."""
     from neroli.cli.detectors import _shown
-    from neroli.cli.fit import _settings
+    from neroli.cli.hyperparameters import hyperparameters
     from neroli.detectors import create, names
     from neroli.errors import InvalidInput
 
     for name in names():
         for key, value in create(name).hyperparameters().items():
             default = ("vim", "knn") if key == "members" else value
-            found = _settings(name, [f"{key}={_shown(default)}"])
+            found = hyperparameters(name, [f"{key}={_shown(default)}"])
             assert create(name, **found).hyperparameters()[key] == (
                 create(name, members=["vim", "knn"]).hyperparameters()[key]
                 if key == "members"
                 else value
             )
-    assert _settings("gram", ["layers=a.b,c"]) == {"layers": ["a.b", "c"]}
-    assert _settings("gram", ['layers=["a"]']) == {"layers": ["a"]}
+    assert hyperparameters("gram", ["layers=a.b,c"]) == {"layers": ["a.b", "c"]}
+    assert hyperparameters("gram", ['layers=["a"]']) == {"layers": ["a"]}
     with pytest.raises(InvalidInput, match="gives k twice"):
-        _settings("knn", ["k=5", "k=7"])
+        hyperparameters("knn", ["k=5", "k=7"])
 
 
 def test_what_a_detector_takes_for_granted_is_said(pictures: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from neroli.cli import (
     export,
     fit,
     inspect,
+    merge,
     records,
     score,
     serve,
@@ -50,6 +51,7 @@ def _options(
 app.command("train")(train.train)
 app.command("export")(export.export)
 app.command("fit")(fit.fit)
+app.command("merge")(merge.merge)
 app.command("score")(score.score)
 app.command("explain")(explain.explain)
 app.command("records")(records.records)

@@ -26,8 +26,13 @@ EXIT_CODES = "Exit code 0: done; 1: not done, with the reason; 3: done, but some
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images through the network at a time.")]
 Device = Annotated[str, typer.Option(help="Where the network runs: cpu, cuda, cuda:1, mps.")]
-
-
+Engine = Annotated[
+    str,
+    typer.Option(
+        help="What runs the network: local (this process), ray (see docs/ray.md), or torchrun, "
+        "which starts this command (see docs/scale.md)."
+    ),
+]
 PathColumn = Annotated[str | None, typer.Option(help="Of a table: files. [default: path]")]
 LabelColumn = Annotated[str | None, typer.Option(help="Of a table: classes. [default: label]")]
 GroupColumn = Annotated[
@@ -60,6 +65,12 @@ PerChannel = Annotated[str | None, typer.Option(help="Per channel, of values in 
 Interpolation = Annotated[
     str | None, typer.Option(help="Of resizing: nearest, bilinear, bicubic or lanczos.")
 ]
+LowAgreement = Annotated[
+    bool,
+    typer.Option(
+        "--allow-low-agreement", help="Go on though predictions hardly agree with the folders."
+    ),
+]
 
 
 @contextmanager
@@ -70,7 +81,7 @@ def reported(as_json: bool, *, goes_on: bool = True) -> Iterator[None]:
         as_json: whether errors are printed as JSON too.
         goes_on: whether the command, run again, takes up what an interruption left.
     """
-    from neroli.errors import NeroliError, NeroliWarning
+    from neroli.errors import FailedElsewhere, NeroliError, NeroliWarning
 
     def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
         note = message if issubclass(category, NeroliWarning) else f"{category.__name__}: {message}"
@@ -81,6 +92,8 @@ def reported(as_json: bool, *, goes_on: bool = True) -> Iterator[None]:
         warnings.simplefilter("always", NeroliWarning)
         try:
             yield
+        except FailedElsewhere:
+            raise typer.Exit(ERROR) from None
         except NeroliError as error:
             if as_json:
                 print(json.dumps({"error": type(error).__name__, "message": str(error)}))

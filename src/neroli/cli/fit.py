@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import re
-import shutil
-import sys
-import warnings
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -22,23 +17,30 @@ from neroli.cli.common import (
     Compile,
     Crop,
     Device,
+    Engine,
     Every,
     GroupColumn,
     Interpolation,
     Json,
     LabelColumn,
+    LowAgreement,
     PathColumn,
     PerChannel,
     Precision,
     Resize,
     StoreDtype,
-    columns_named,
-    emit,
-    execution_with,
-    images_or_store,
-    list_unreadable,
-    preprocessing_with,
     reported,
+)
+from neroli.cli.engines import (
+    ActorCpus,
+    ActorGpus,
+    Actors,
+    Address,
+    BlockSize,
+    StallAfter,
+    own_device,
+    ray_cluster,
+    torchrun_workers,
 )
 
 
@@ -72,9 +74,9 @@ def fit(
         str, typer.Option(help="By name, as `neroli detectors` lists them.")
     ] = "nero",
     setting: Annotated[
-        list[str] | None,
+        list[str],
         typer.Option("--set", help="A hyper-parameter, NAME=VALUE; may be repeated."),
-    ] = None,
+    ] = [],  # noqa: B006  # typer makes a new one of it
     false_alarm_rate: Annotated[
         float, typer.Option(help="Share of in-distribution images that may be flagged.")
     ] = 0.05,
@@ -108,190 +110,79 @@ def fit(
             "the nearest; thumbnails of patients' images are patient data.",
         ),
     ] = 0,
-    allow_low_agreement: Annotated[
-        bool,
+    allow_low_agreement: LowAgreement = False,
+    shard: Annotated[
+        str | None,
         typer.Option(
-            "--allow-low-agreement", help="Go on though predictions hardly agree with the folders."
+            metavar="i/n",
+            help="Only run the network on the i-th of n parts of the images; when all are done, "
+            "`neroli merge` fits and calibrates.",
         ),
-    ] = False,
+    ] = None,
     batch_size: BatchSize = 64,
     device: Device = "cpu",
     precision: Precision = None,
     channels_last: ChannelsLast = None,
     compile: Compile = None,
+    engine: Engine = "local",
+    address: Address = None,
+    actors: Actors = None,
+    actor_cpus: ActorCpus = None,
+    actor_gpus: ActorGpus = None,
+    block_size: BlockSize = None,
+    stall_after: StallAfter = None,
     as_json: Json = False,
 ) -> None:
     """Fit a detector on a classifier's training images and calibrate its threshold.
 
     Interrupted, the same command goes on where it stopped.
     """
-    with reported(as_json):
-        from neroli.artefact import free_folder
-        from neroli.calibration import Promise
-        from neroli.data.pictures import Pictures
-        from neroli.detectors import create
-        from neroli.errors import ClassMapError, InvalidInput, NeroliWarning
-        from neroli.execution import AS_IT_IS
-        from neroli.extraction import with_classes
-        from neroli.guard import Guard
-        from neroli.models import load_classifier, model_source
-        from neroli.store import ActivationStore
-        from neroli.store_precision import check_dtype
+    given = locals()
+    with reported(as_json), contextlib.ExitStack() as stack:
+        from neroli.cli.fit_report import report_fit, report_shard
+        from neroli.cli.fit_run import FitRun
+        from neroli.errors import InvalidInput
+        from neroli.scale.job import FitOptions
+        from neroli.scale.partition import Shard
 
-        check_dtype(store_dtype)
-        promise = Promise(false_alarm_rate, guarantee, confidence, per_class)  # type: ignore[arg-type]
-        out = out.resolve()
-        replaces = (free_folder(out) / "manifest.json").exists()
-        columns = columns_named(path_column, label_column, group_column)
-        training, held_out = (
-            images_or_store(path, columns, every) for path in (train, calibration)
+        part = None if shard is None else Shard.parse(shard)
+        options = FitOptions(**{name: given[name] for name in FitOptions.model_fields})
+        cluster = ray_cluster(
+            engine,
+            device,
+            address=address,
+            actors=actors,
+            actor_cpus=actor_cpus,
+            actor_gpus=actor_gpus,
+            block_size=block_size,
+            stall_after=stall_after,
         )
-        count = len(held_out) if isinstance(held_out, ActivationStore) else held_out.size
-        if count is not None:
-            promise.rank(count)  # too few images are better said before the work
-        execution = execution_with(AS_IT_IS, precision, channels_last, compile)
-        classifier = load_classifier(model, weights, head=head, device=device, execution=execution)
-        chosen = create(detector, **_settings(detector, setting or ()))  # the model may register it
-        stated, given = classifier.preprocessing, (resize, crop, mean, std, interpolation)
-        if isinstance(training, ActivationStore):
-            if class_map is not None or keep_examples:
-                option = "--keep-examples" if class_map is None else "--class-map"
-                raise InvalidInput(
-                    f"{option} needs the images, and {str(train)!r} is an activation store: give "
-                    "--train the images it was extracted from."
-                )
-            if training.origin is not None and given == (None,) * len(given):
-                stated = training.origin.preprocessing or stated
-        classifier.preprocessing = preprocessing_with(stated, *given)
-        match = None
-        if isinstance(training, Pictures):
-            training, match = with_classes(classifier, training, class_map)
-        if classifier.class_names is None and match is not None:
-            classifier.class_names = match.names(classifier.head.num_classes)
-        guard = Guard(classifier, chosen)
-        guard.model_source = model_source(model, weights, out)
-        kept = store or out.with_name(f"{out.name}.partial")
-        with warnings.catch_warnings():
-            # what the guard itself says of the images is said below, once
-            warnings.filterwarnings("ignore", category=NeroliWarning, module=re.escape(__name__))
-            guard.fit(
-                training,
-                store=kept / "training",
-                store_dtype=store_dtype,  # type: ignore[arg-type]  # checked above
-                batch_size=batch_size,
-                keep_examples=keep_examples,
-            )
-        agreement = guard.agreement
-        if agreement is not None and agreement.is_wrong and not allow_low_agreement:
-            rule = f" Labels were matched to classes {match.rule}:" if match else " So"
-            remedy = f"{rule} say which is which with --class-map"
-            where = train if isinstance(training, ActivationStore) else kept
-            if where == train:
-                remedy = " Extract the images again with --class-map"
-            raise ClassMapError(
-                f"{agreement}{remedy}, or go on with --allow-low-agreement. The activations are "
-                f"kept in {str(where)!r}."
-            )
-        if agreement is not None and agreement.is_doubtful:
-            print(f"neroli: warning: {agreement}", file=sys.stderr)
-        guard.calibrate(
-            held_out,
-            false_alarm_rate,
-            guarantee=guarantee,  # type: ignore[arg-type]  # Promise has checked it
-            confidence=confidence,
-            per_class=per_class,
-            store=kept / "calibration",
-            store_dtype=store_dtype,  # type: ignore[arg-type]
-            batch_size=batch_size,
-        )
-        guard.save(out)
-        if store is None:
-            given_stores = {train.resolve(), calibration.resolve()}
-            for part in (kept / "training", kept / "calibration"):
-                if part not in given_stores:  # where an interrupted run left them
-                    shutil.rmtree(part, ignore_errors=True)
-            with contextlib.suppress(OSError):  # something of the user's is in it
-                kept.rmdir()
-        assert guard.training is not None and guard.held_out is not None
-        assert guard.calibration is not None
-        facts: dict[str, Any] = {
-            "guard": str(out),
-            "replaced": replaces,
-            "detector": chosen.name,
-            "hyperparameters": chosen.hyperparameters(),
-            "head": classifier.head_name,
-            "preprocessing": str(classifier.preprocessing),
-            "execution": str(execution),
-            "classes": match.classes if match else None,
-            "classes_matched": match.rule if match else None,
-            "labelled": agreement is not None,
-            "training_images": guard.training.images,
-            "groups": guard.training.groups,
-            "training_accuracy": guard.training.accuracy,
-            "doubt": guard.training.doubt,
-            "calibration_images": guard.held_out.images,
-            "duplicates_dropped": guard.held_out.duplicates_dropped,
-            "threshold": guard.calibration.threshold,
-            "class_thresholds": guard.held_out.class_thresholds,
-            "promise": str(guard.held_out.promise),
-            "unreadable": [{"name": f.name, "reason": f.reason} for f in guard.unreadable],
-        }
-        list_unreadable(guard.unreadable)
-        emit(as_json, facts, lambda: _text(facts))
-        if guard.unreadable:
+        if part is not None and engine != "local":
+            raise InvalidInput(f"--shard is for --engine local, which {engine} does without.")
+        workers = stack.enter_context(torchrun_workers(engine))
+        where = own_device(cluster, device, workers)
+        run = FitRun(options, batch_size=batch_size, device=where)
+        if cluster is not None:
+            from neroli.scale.ray_engine import RayExtractor
+
+            stack.enter_context(cluster)
+            classifier = run.guard.classifier
+            run.extractor = RayExtractor(
+                classifier, cluster, model, weights, device, run.columns, batch_size, run.dtype
+            ).extract
+        if part is not None:
+            report_shard(run, part, as_json)
+            return
+        if workers is None:
+            run.learn()
+        else:
+            run.learn_together(workers)
+            if workers.rank > 0:
+                return
+        run.conclude()
+        report_fit(run, as_json)
+        if run.guard.unreadable and workers is None:  # which torchrun would call a failure
             raise typer.Exit(SOME_UNREADABLE)
 
 
 fit.__doc__ = f"{fit.__doc__}\n    {EXIT_CODES}"
-
-
-def _settings(detector: str, given: Sequence[str]) -> dict[str, Any]:
-    """Hyper-parameters of a detector from ``NAME=VALUE``, values as JSON or as plain words."""
-    from neroli.detectors import create
-    from neroli.errors import InvalidInput
-
-    defaults = create(detector).hyperparameters()
-    found: dict[str, Any] = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise InvalidInput(f"--set takes NAME=VALUE, got {text!r}.")
-        if name in found:
-            raise InvalidInput(f"--set gives {name} twice: leave one of them out.")
-        found[name] = _value(value, defaults.get(name))
-    return found
-
-
-def _value(text: str, default: Any) -> Any:
-    import json
-
-    if isinstance(default, str) and not text.startswith('"'):
-        return text
-    if isinstance(default, tuple | list) and not text.startswith("["):
-        return [part.strip() for part in text.split(",")]
-    try:
-        return json.loads(text.lower() if text.lower() in ("true", "false") else text)
-    except (ValueError, RecursionError):
-        return None if text.lower() == "none" else text
-
-
-def _text(facts: dict[str, Any]) -> str:
-    groups = "" if facts["groups"] is None else f" of {facts['groups']} groups"
-    matched = "labelled with class indices" if facts["labelled"] else "without labels"
-    if facts["classes"] is not None:
-        matched = f"{len(facts['classes'])} labels matched to classes {facts['classes_matched']}"
-    accuracy = ""
-    if facts["training_accuracy"] is not None:
-        accuracy = (
-            f"Training accuracy {facts['training_accuracy']:.2%}: compare it with what you know of "
-            "the model; much lower means a wrong class order or preprocessing "
-            f"({facts['preprocessing']}).\n"
-        )
-    return (
-        f"{'Replaced' if facts['replaced'] else 'Saved'} the guard in {facts['guard']}: "
-        f"{facts['detector']} on {facts['training_images']} training images{groups}, {matched}.\n"
-        f"{accuracy}"
-        f"Calibrated on {facts['calibration_images']} images "
-        f"({facts['duplicates_dropped']} dropped as copies or training images): "
-        f"{facts['promise']}; threshold {facts['threshold']:.6g}."
-    )

@@ -28,6 +28,7 @@ from neroli.models.weights import load_weights, of_other_classes, read_weights
 
 __all__ = [
     "LoadedModel",
+    "anchored",
     "import_torchvision",
     "load_classifier",
     "load_model",
@@ -141,6 +142,12 @@ def model_source(spec: str, weights: Path | str | None, guard: Path | str) -> Mo
     if kind in _PATHS:
         spec = f"{kind}:{os.path.relpath(Path(name).resolve(), folder)}"
     return ModelSource(model=spec, weights=relative)
+
+
+def anchored(spec: str) -> str:
+    """A model's name that means the same in any folder: one that is a path is made absolute."""
+    kind, _, name = spec.partition(":")
+    return f"{kind}:{Path(name).resolve()}" if kind in _PATHS else spec
 
 
 def load_saved_model(

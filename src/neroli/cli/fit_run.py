@@ -1,0 +1,320 @@
+"""FitRun: a fit as ``neroli fit`` and ``neroli merge`` run it, as a whole or in shards."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+from neroli.artefact import free_folder
+from neroli.calibration import Promise
+from neroli.classifier import Classifier
+from neroli.cli.common import columns_named, execution_with, images_or_store, preprocessing_with
+from neroli.cli.hyperparameters import hyperparameters
+from neroli.data.pictures import Pictures
+from neroli.data.preprocessing import Preprocessing
+from neroli.data.sources import ImageSource
+from neroli.detectors import Detector, create
+from neroli.errors import ClassMapError, InvalidInput, NeroliWarning, NotFitted
+from neroli.execution import AS_IT_IS, Execution
+from neroli.extraction import extract, find_head, with_classes
+from neroli.fitting import learns_held_out
+from neroli.guard import Guard
+from neroli.head import LinearHead
+from neroli.models import load_classifier, model_source
+from neroli.scale.blocks import divisible
+from neroli.scale.distributed import DistributedActivations, Workers
+from neroli.scale.gathering import Gather, GatheringStore
+from neroli.scale.job import FILE, FitOptions, Job
+from neroli.scale.partition import PARTS, Partition, Shard
+from neroli.scale.rounds import PASS
+from neroli.store import ActivationStore
+from neroli.store_precision import StoreDtype, check_dtype
+from neroli.taps import Requirements
+
+Extractor = Callable[[Path, ImageSource, ImageSource, Path, Requirements], ActivationStore]
+"""Makes the store of images: given their path, as opened, with labels, the store, what to keep."""
+
+
+class FitRun:
+    """The images, the model and the detector of a fit, from its options to a saved guard.
+
+    Args:
+        options: what to fit.
+        batch_size: images through the network at a time.
+        device: where it runs.
+        folder: where activations are kept while the fit lasts, or for good, if it has moved.
+
+    Raises:
+        NeroliError: if an option, the images or the model cannot be used.
+    """
+
+    def __init__(
+        self, options: FitOptions, *, batch_size: int, device: str, folder: Path | None = None
+    ) -> None:
+        self.options, self.batch_size = options, batch_size
+        check_dtype(options.store_dtype)
+        self.dtype: StoreDtype | None = "float16" if options.store_dtype else None
+        self.promise = Promise(
+            options.false_alarm_rate,
+            options.guarantee,  # type: ignore[arg-type]  # which it checks
+            options.confidence,
+            options.per_class,
+        )
+        self.out = options.out.resolve()
+        self.folder = folder or options.store or self.out.with_name(f"{self.out.name}.partial")
+        self.replaces = (free_folder(self.out) / "manifest.json").exists()
+        self.columns = columns_named(
+            options.path_column, options.label_column, options.group_column
+        )
+        self.extractor: Extractor | None = None
+        """What extracts whole sources instead of this process, if anything does."""
+        self._opened, self.held_out = (
+            images_or_store(path, self.columns, options.every)
+            for path in (options.train, options.calibration)
+        )
+        held_out = self.held_out
+        count = len(held_out) if isinstance(held_out, ActivationStore) else held_out.size
+        if count is not None:
+            self.promise.rank(count)  # too few images are better said before the work
+        classifier = load_classifier(
+            options.model,
+            options.weights,
+            head=options.head,
+            device=device,
+            execution=chosen_execution(options),
+        )
+        detector = chosen_detector(options)  # the model may register it
+        self.match, training = None, self._opened
+        classifier.preprocessing = chosen_preprocessing(options, classifier, training)
+        if isinstance(training, Pictures):
+            training, self.match = with_classes(classifier, training, options.class_map)
+        if classifier.class_names is None and self.match is not None:
+            classifier.class_names = self.match.names(classifier.head.num_classes)
+        self.training = training
+        self.guard = Guard(classifier, detector)
+        self.guard.model_source = model_source(options.model, options.weights, self.out)
+
+    def partitions(self, of: int) -> tuple[Partition, Partition]:
+        """The training and the calibration images in so many parts.
+
+        Raises:
+            InvalidInput: if they cannot be cut.
+        """
+        classifier, detector = self.guard.classifier, self.guard.detector
+        training = _divisible(self.training, self.options.train)
+        held_out = _divisible(self.held_out, self.options.calibration)
+        find_head(classifier, training, detector.requires_to_fit)
+        find_head(classifier, held_out, detector.requires)
+        if _labels_needed(detector, classifier.head):
+            held_out = with_classes(classifier, held_out)[0]
+        else:
+            held_out = held_out.unlabelled()
+        where, how = self.folder, self.dtype
+        return (
+            Partition(classifier, training, detector.requires_to_fit, where, "training", of, how),
+            Partition(classifier, held_out, detector.requires, where, "calibration", of, how),
+        )
+
+    def begin(self, of: int) -> None:
+        """Note in the folder that this is a fit in so many shards.
+
+        Raises:
+            InvalidInput, ArtefactError: as ``Job.begin``.
+        """
+        training = _divisible(self.training, self.options.train)
+        job = Job(shards=of, training_images=len(training), options=self.options.absolute())
+        job.begin(self.folder)
+
+    def extract_shard(self, shard: Shard) -> dict[str, ActivationStore | None]:
+        """The stores of one part of the training and of the calibration images, if it has any."""
+        self.begin(shard.of)
+        parts = self.partitions(shard.of)
+        return {part.kind: part.extract(shard, self.batch_size) for part in parts}
+
+    def join(self, of: int) -> None:
+        """Make one store of the parts of the training and of the calibration images.
+
+        Raises:
+            ArtefactError: if some are missing.
+        """
+        for part in self.partitions(of):
+            part.joined(self.folder / part.kind)
+
+    def learn(self, gather: Gather | None = None) -> None:
+        """Fit the guard on the training images, extracted unless they are.
+
+        Args:
+            gather: what gathers statistics instead of this process.
+
+        Raises:
+            NeroliError: as ``Guard.fit``.
+        """
+        guard, kept = self.guard, self.options.keep_examples
+        store, requires = self.folder / "training", guard.detector.requires_to_fit
+        training, opened = self.training, self._opened
+        if not isinstance(training, ActivationStore):
+            if self.extractor is not None and not isinstance(opened, ActivationStore):
+                self.extractor(self.options.train, opened, training, store, requires)
+            training = extract(
+                guard.classifier,
+                training,
+                store,
+                batch_size=self.batch_size,
+                requires=requires,
+                dtype=self.dtype,
+            )
+        if gather is not None:
+            training = GatheringStore(training.path, gather)
+        with warnings.catch_warnings():
+            # what the guard itself says of the images is said by ``conclude``, once
+            warnings.filterwarnings("ignore", category=NeroliWarning, module=re.escape(__name__))
+            guard.fit(training, keep_examples=kept)
+
+    def learn_together(self, workers: Workers) -> None:
+        """Fit the guard on several processes, each of which extracts its part of the images.
+
+        Raises:
+            NeroliError: as ``learn``, and as ``Workers.agreed`` where another process failed.
+        """
+        shard, first = workers.shard, workers.rank == 0
+        with workers.agreed():
+            if first:
+                self.begin(shard.of)
+        with workers.apart():
+            part = self.extract_shard(shard)["training"]
+        workers.wait()
+        with workers.agreed():
+            if first:
+                self.join(shard.of)
+        whole = ActivationStore(self.folder / "training")
+        # a part without any readable image has the columns of the others
+        own = part if part is not None and len(part) else next(whole.batches(1))[:0]
+        self.learn(DistributedActivations(own, workers).gathered)
+
+    def conclude(self, allow_low_agreement: bool = False) -> None:
+        """Calibrate and save.
+
+        Raises:
+            ClassMapError: if predictions hardly agree with labels.
+            NeroliError: as ``Guard.calibrate`` and ``Guard.save``.
+        """
+        options, guard = self.options, self.guard
+        if options.keep_examples and not isinstance(self.training, ActivationStore):
+            assert guard.reference is not None, "it is fitted"
+            guard.reference.add_thumbnails(self.training, guard.classifier)
+        self._check_agreement(allow_low_agreement or options.allow_low_agreement)
+        store = self.folder / "calibration"
+        if self.extractor is not None and not isinstance(self.held_out, ActivationStore):
+            images = guard.held_out_source(self.held_out)
+            requires = guard.detector.requires
+            self.extractor(options.calibration, self.held_out, images, store, requires)
+        guard.calibrate(
+            self.held_out,
+            self.promise.false_alarm_rate,
+            guarantee=self.promise.guarantee,
+            confidence=self.promise.confidence,
+            per_class=self.promise.per_class,
+            store=store,
+            store_dtype=self.dtype,
+            batch_size=self.batch_size,
+        )
+        guard.save(self.out)
+        self._clear()
+
+    def _check_agreement(self, allowed: bool) -> None:
+        agreement = self.guard.agreement
+        if agreement is None:
+            return
+        if agreement.is_wrong and not allowed:
+            rule = f" Labels were matched to classes {self.match.rule}:" if self.match else " So"
+            remedy, where = f"{rule} say which is which with --class-map", self.folder
+            if isinstance(self.training, ActivationStore):
+                remedy, where = " Extract the images again with --class-map", self.options.train
+            raise ClassMapError(
+                f"{agreement}{remedy}, or go on with --allow-low-agreement. The activations are "
+                f"kept in {str(where)!r}."
+            )
+        if agreement.is_doubtful:
+            print(f"neroli: warning: {agreement}", file=sys.stderr)
+
+    def _clear(self) -> None:
+        """Drop what was only of use on the way."""
+        (self.folder / FILE).unlink(missing_ok=True)
+        passing = [self.folder / PARTS, *self.folder.glob(f"{PASS}*")]
+        if self.options.store is None:
+            passing += [self.folder / "training", self.folder / "calibration"]
+        given = {self.options.train.resolve(), self.options.calibration.resolve()}
+        for path in passing:
+            if path.resolve() in given:  # where an interrupted run left them
+                continue
+            shutil.rmtree(path, ignore_errors=True)
+        if self.options.store is None:
+            with contextlib.suppress(OSError):  # something of the user's is in it
+                self.folder.rmdir()
+
+
+def chosen_execution(options: FitOptions) -> Execution:
+    """How the network of a fit runs.
+
+    Raises:
+        InvalidInput: if the precision is unknown.
+    """
+    return execution_with(AS_IT_IS, options.precision, options.channels_last, options.compile)
+
+
+def chosen_preprocessing(
+    options: FitOptions, classifier: Classifier, training: ImageSource | ActivationStore
+) -> Preprocessing:
+    """How pictures become the network's input: as asked for, or as a given store says.
+
+    Raises:
+        ModelError, InvalidInput: as ``preprocessing_with``.
+        InvalidInput: if an option needs images where a store was given.
+    """
+    stated = classifier.preprocessing
+    given = (options.resize, options.crop, options.mean, options.std, options.interpolation)
+    if isinstance(training, ActivationStore):
+        if options.class_map is not None or options.keep_examples:
+            option = "--keep-examples" if options.class_map is None else "--class-map"
+            raise InvalidInput(
+                f"{option} needs the images, and {str(options.train)!r} is an activation store: "
+                "give --train the images it was extracted from."
+            )
+        if training.origin is not None and given == (None,) * len(given):
+            stated = training.origin.preprocessing or stated
+    return preprocessing_with(stated, *given)
+
+
+def _divisible(images: ImageSource | ActivationStore, path: Path) -> Pictures:
+    """Images that can be cut into parts; raises InvalidInput if these cannot."""
+    if isinstance(images, ActivationStore):
+        raise InvalidInput(
+            f"{str(path)!r} is an activation store, for which no network runs: fit on it without "
+            "--shard, with --engine local."
+        )
+    return divisible(images, path)
+
+
+def chosen_detector(options: FitOptions) -> Detector:
+    """The detector that a fit is of, not fitted yet.
+
+    Raises:
+        InvalidInput: if there is no such detector, or its hyper-parameters are out of range.
+    """
+    return create(options.detector, **hyperparameters(options.detector, options.setting))
+
+
+def _labels_needed(detector: Detector, head: LinearHead) -> bool:
+    """Whether calibration needs labels, as far as a detector that is not fitted yet can tell.
+
+    Where it cannot, merging extracts the calibration images once more.
+    """
+    try:
+        return learns_held_out(detector, head)[1]
+    except (AttributeError, NotFitted):
+        return False

@@ -1,0 +1,47 @@
+"""Watchdog: a stream that says why when nothing comes any more, instead of waiting for ever."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def watched(items: Iterable[T], seconds: float, stalled: Callable[[], Exception]) -> Iterator[T]:
+    """The items, read on another thread; what that raises is raised here.
+
+    Args:
+        items: what to read.
+        seconds: how long the next item may take.
+        stalled: makes what to raise if it takes longer.
+    """
+    arrived: queue.SimpleQueue[tuple[bool, T | BaseException | None]] = queue.SimpleQueue()
+    ended = threading.Event()
+
+    def read() -> None:
+        try:
+            for item in items:
+                arrived.put((True, item))
+                if ended.is_set():
+                    return
+            arrived.put((False, None))
+        except BaseException as error:
+            arrived.put((False, error))
+
+    threading.Thread(target=read, name="neroli-watched", daemon=True).start()
+    try:
+        while True:
+            try:
+                more, item = arrived.get(timeout=seconds)
+            except queue.Empty:
+                raise stalled() from None
+            if isinstance(item, BaseException):
+                raise item
+            if not more:
+                return
+            yield item  # type: ignore[misc]
+    finally:
+        ended.set()

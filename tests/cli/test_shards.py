@@ -1,0 +1,210 @@
+"""A fit cut into shards on the command line gives the guard of a single run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from guards import assert_same_guard, done, fit_arguments, run
+
+TESTS = Path(__file__).parents[1]
+HELD_OUT = ["--guarantee", "average"]  # half of 60 images must do for a threshold
+DETECTORS = {
+    "two passes": ["nero", "--keep-examples", "12"],
+    "a bank, stored in half precision": [
+        "knn",
+        "--store-dtype",
+        "float16",
+        "--keep-examples",
+        "500",
+    ],
+    "taps": ["gram", "--set", "layers=2"],
+    "held-out images": ["ensemble", "--set", "members=line,energy", *HELD_OUT],
+    "held-out labels": ["temperature_scaled_msp", *HELD_OUT],
+}
+SHARDS = 3
+
+
+def gathered_in_rounds(folder: Path) -> int:
+    """Gather pass after pass until none is left; the number of passes."""
+    for number in range(1, 40):
+        for shard in range(1, SHARDS + 1):
+            result = run("merge", folder, "--shard", f"{shard}/{SHARDS}", "--json")
+            assert result.exit_code == 0, result.stderr
+            facts = json.loads(result.stdout)
+            if facts["pass"] is None:
+                return number - 1
+            assert facts["pass"] == number
+            assert len(facts["missing"]) == SHARDS - shard
+    raise AssertionError("it never ends")
+
+
+@pytest.mark.parametrize("options", DETECTORS.values(), ids=DETECTORS.keys())
+def test_shards_give_the_guard_of_the_single_run(
+    options: list[str], pictures: Path, tmp_path: Path
+) -> None:
+    if "temperature" in options[0]:  # images of other content, in folders by class
+        for part, degrees in (("train", 0), ("calibration", 90)):
+            shutil.copytree(pictures / "train", tmp_path / "p" / part)
+            for path in (tmp_path / "p" / part).rglob("*.png"):
+                Image.open(path).rotate(degrees).save(path)
+        shutil.copy(pictures / "weights.safetensors", tmp_path / "p")
+        pictures = tmp_path / "p"
+    out, partial = tmp_path / "guard", tmp_path / "guard.partial"
+    arguments = fit_arguments(pictures, out, "--detector", *options)
+    done(arguments)
+    single = out.rename(tmp_path / "single")
+    for number in reversed(range(1, SHARDS + 1)):  # in any order
+        done([*arguments, "--shard", f"{number}/{SHARDS}", "--batch-size", 16 * number])
+    copy = shutil.copytree(partial, tmp_path / "copy")
+    done(["merge", partial])
+    assert_same_guard(single, out)
+    assert not partial.exists()
+    passes = gathered_in_rounds(copy)
+    assert passes > 1
+    done(["merge", copy])
+    assert_same_guard(single, out)
+
+
+def test_missing_shards_are_named_and_unreadable_images_are_listed_at_the_end(
+    pictures: Path, tmp_path: Path
+) -> None:
+    """The images of shard 2 are all broken, and of shard 5 some."""
+    shutil.copytree(pictures, tmp_path / "p")
+    images = sorted((tmp_path / "p" / "train").rglob("*.png"))
+    for path in [*images[20:40], images[90]]:
+        path.write_bytes(b"junk")
+    out, store = tmp_path / "guard", tmp_path / "store"
+    arguments = fit_arguments(tmp_path / "p", out)
+    assert run(*arguments).exit_code == 3
+    out.rename(tmp_path / "single")
+    shards = [*arguments, "--store", store, "--shard"]
+    for number in (1, 2, 4, 5):
+        result = done([*shards, f"{number}/6"])
+        assert ("unreadable image" in result.stderr) is (number in (2, 5))
+    result = run("merge", store)
+    assert result.exit_code == 1
+    assert "Shards 3 and 6 of 6 are missing" in result.stderr
+    assert "--shard 3/6 and --shard 6/6" in result.stderr
+    for number in (3, 6):
+        done([*shards, f"{number}/6"])
+    for number in range(1, 7):  # one round; the merge makes the pass after it
+        done(["merge", store, "--shard", f"{number}/6"])
+    result = run("merge", store, "--json")
+    assert result.exit_code == 3
+    assert len(json.loads(result.stdout)["unreadable"]) == 21
+    assert_same_guard(tmp_path / "single", out)
+    assert sorted(path.name for path in store.iterdir()) == ["calibration", "training"]
+    result = run("merge", store)
+    assert result.exit_code == 1
+    assert "no job.json" in result.stderr
+
+
+def test_other_options_are_refused_by_name(pictures: Path, tmp_path: Path) -> None:
+    arguments = fit_arguments(pictures, tmp_path / "g")
+    done([*arguments, "--shard", "1/2"])
+    for more, message in (
+        (["--detector", "knn"], "begun with --detector 'nero', not 'knn'"),
+        (["--set", "labels=predicted"], "begun with --set left out, not labels=predicted"),
+        (["--false-alarm-rate", "0.2"], "begun with --false-alarm-rate '0.05', not '0.2'"),
+    ):
+        result = run(*arguments, *more, "--shard", "2/2")
+        assert result.exit_code == 1
+        assert message in result.stderr
+    result = run(*arguments, "--shard", "2/3")
+    assert "begun with 2 shards, not 3" in result.stderr
+    result = run("merge", tmp_path / "g.partial", "--shard", "1/3")
+    assert "is of 2 shards, not 3" in result.stderr
+    for wrong in ("3/2", "0/2", "1", "a/b", "1/0"):
+        assert run(*arguments, "--shard", wrong).exit_code == 1
+    done([*arguments, "--shard", "2/2", "--device", "cpu", "--batch-size", 7])  # these may differ
+    (tmp_path / "g.partial" / "job.json").write_text('{"schema_version": 9}')
+    assert "schema 9, newer than the 1" in run("merge", tmp_path / "g.partial").stderr
+
+
+def test_statistics_of_another_job_are_refused(pictures: Path, tmp_path: Path) -> None:
+    arguments, partial = fit_arguments(pictures, tmp_path / "g"), tmp_path / "g.partial"
+    for number in (1, 2):
+        done([*arguments, "--shard", f"{number}/2"])
+    done(["merge", partial, "--shard", "1/2"])
+    first, second = (partial / "pass-1" / f"shard-{n}.safetensors" for n in (1, 2))
+    again = run("merge", partial, "--shard", "1/2", "--json")
+    assert json.loads(again.stdout)["missing"] == ["2/2"]
+    for content, message in (
+        (first.read_bytes(), "are of another shard: delete"),
+        (first.read_bytes()[:-9], "are damaged"),
+        (first.read_bytes().replace(b"neroli statistics", b"neroli statistocs"), "are damaged"),
+    ):
+        second.write_bytes(content)
+        result = run("merge", partial)
+        assert result.exit_code == 1
+        assert message in result.stderr
+    second.unlink()
+    done(["merge", partial, "--shard", "2/2"])
+    theirs = json.loads((partial / "job.json").read_text())
+    theirs["options"]["confidence"] = 0.8
+    (partial / "job.json").write_text(json.dumps(theirs))
+    assert "are of another fit or version" in run("merge", partial).stderr
+
+
+def test_a_job_of_many_processes_that_are_killed_goes_on(pictures: Path, tmp_path: Path) -> None:
+    """As a scheduler runs them: one process a shard, at once; some die, and run again."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]),
+        "OMP_NUM_THREADS": "1",
+        "RANK": "1",  # the one that is killed
+    }
+
+    def started(command: list[object], program: str = "neroli") -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", program, *map(str, command)],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    arguments = fit_arguments(pictures, tmp_path / "g")
+    done(arguments)
+    (tmp_path / "g").rename(tmp_path / "single")
+    shards = [[*arguments, "--shard", f"{number}/2"] for number in (1, 2)]
+    killed = started(shards[0], "killed_rank")
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    assert "are missing" in run("merge", tmp_path / "g.partial").stderr
+    for commands in (
+        shards,
+        [["merge", tmp_path / "g.partial", "--shard", f"{number}/2"] for number in (1, 2)],
+    ):
+        for process in [started(command) for command in commands]:
+            _, said = process.communicate()
+            assert process.returncode == 0, said
+    done(["merge", tmp_path / "g.partial"])
+    assert_same_guard(tmp_path / "single", tmp_path / "g")
+
+
+def test_a_merge_that_stopped_goes_on_with_what_it_had_joined(
+    pictures: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "map.json").write_text(json.dumps({"blue": 1, "green": 2, "red": 0}))
+    out, partial = tmp_path / "g", tmp_path / "g.partial"
+    arguments = fit_arguments(pictures, out, "--class-map", tmp_path / "map.json")
+    for number in (1, 2):
+        done([*arguments, "--shard", f"{number}/2"])
+    result = run("merge", partial)
+    assert result.exit_code == 1
+    assert "no better than chance" in result.stderr
+    assert not out.exists()
+    shutil.rmtree(partial / "parts")
+    done(["merge", partial, "--allow-low-agreement"])
+    single = out.rename(tmp_path / "single")
+    done([*arguments, "--allow-low-agreement"])
+    assert_same_guard(single, out)
