@@ -111,6 +111,19 @@ class RayCluster:
             "Finished blocks are kept: the same command goes on."
         )
 
+    def check_alive(self) -> None:
+        """Raise EngineError if the head of the cluster is gone; Ray would wait, and die silently."""
+        address = self.ray.get_runtime_context().gcs_address
+        host, _, port = address.rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), _CONNECT_WITHIN).close()
+        except OSError as error:
+            self._to_end = None  # it would wait for the head too
+            raise EngineError(
+                f"The head of the Ray cluster at {address} is gone ({error}). Finished blocks are "
+                "kept: the same command goes on, once there is a cluster."
+            ) from None
+
     def logs(self) -> str:
         """Where Ray's own logs are."""
         return str(self.ray._private.worker._global_node.get_logs_dir_path())

@@ -40,6 +40,7 @@ def run(work: Work, cluster: RayCluster, *, progress: bool | None = None) -> Non
         _rows(work, waiting, actors, cluster),
         cluster.options.stall_after,
         lambda: cluster.stalled(actors, len(blocks) - len(left), len(blocks)),
+        cluster.check_alive,
     )
     with progress_bar(blocks.images, images(), progress) as advance:
         for row in rows:
