@@ -112,7 +112,7 @@ class RayCluster:
         )
 
     def check_alive(self) -> None:
-        """Raise EngineError if the head of the cluster is gone; Ray would wait, and die silently."""
+        """Raise EngineError if the cluster's head is gone; Ray would wait, then die silently."""
         address = self.ray.get_runtime_context().gcs_address
         host, _, port = address.rpartition(":")
         try:
