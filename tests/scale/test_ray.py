@@ -23,6 +23,8 @@ from neroli.cli import app
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed"),
+    # a thread of Ray's ends so when a run does that still waits for something
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
     pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="an actor and a reader need two CPUs"),
 ]
 
@@ -199,7 +201,6 @@ def test_a_run_whose_driver_was_killed_goes_on_where_it_stopped(
     assert found["predicted_class"] == table["predicted_class"]
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of Ray's
 def test_a_run_in_which_nothing_happens_ends_and_says_what_was_waited_for(
     scoring: Callable[..., list[object]],
 ) -> None:
