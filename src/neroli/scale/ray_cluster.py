@@ -70,6 +70,8 @@ class RayCluster:
             )
         self._ray: Any = None
         self._to_end: Any = None
+        self.is_lost = False
+        """Whether its head is gone; Ray would wait for it in whatever it is asked."""
 
     @property
     def ray(self) -> Any:
@@ -118,7 +120,7 @@ class RayCluster:
         try:
             socket.create_connection((host, int(port)), _CONNECT_WITHIN).close()
         except OSError as error:
-            self._to_end = None  # it would wait for the head too
+            self.is_lost = True
             raise EngineError(
                 f"The head of the Ray cluster at {address} is gone ({error}). Finished blocks are "
                 "kept: the same command goes on, once there is a cluster."
@@ -137,7 +139,7 @@ class RayCluster:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._to_end is not None:
+        if self._to_end is not None and not self.is_lost:
             self._to_end.shutdown()
 
     def _connected(self) -> Any:

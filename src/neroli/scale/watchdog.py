@@ -11,6 +11,8 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
+READER = "neroli-watched"
+"""Name of the thread that reads."""
 LOOK_EVERY = 5.0
 """Seconds."""
 
@@ -42,7 +44,7 @@ def watched(
         except BaseException as error:
             arrived.put((False, error))
 
-    threading.Thread(target=read, name="neroli-watched", daemon=True).start()
+    threading.Thread(target=read, name=READER, daemon=True).start()
     try:
         since = time.monotonic()
         while True:
