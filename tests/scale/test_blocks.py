@@ -1,6 +1,7 @@
 """Blocks of a source, and what an actor says of them, without a cluster."""
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from neroli.data.opening import open_images
 from neroli.data.pictures import Pictures
 from neroli.errors import ArtefactError, EngineError, InvalidInput
 from neroli.files import locked
-from neroli.scale import ray_work
+from neroli.scale import ray_work, watchdog
 from neroli.scale.blocks import BlockFolder, Blocks, SharedImages
 from neroli.scale.ray_cluster import actors_that_fit
 from neroli.scale.ray_work import Actor, wait_until_free
@@ -115,6 +116,26 @@ def test_a_wait_that_is_too_long_ends() -> None:
     assert next(items) == 1
     with pytest.raises(EngineError, match="nothing came"):
         next(items)
+    never.set()
+
+
+def test_a_wait_ends_as_soon_as_nothing_can_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchdog, "LOOK_EVERY", 0.01)
+    never = threading.Event()
+
+    def stuck() -> Iterator[int]:
+        never.wait()
+        yield 1
+
+    looked: list[int] = []
+
+    def look() -> None:
+        looked.append(1)
+        if len(looked) == 3:
+            raise EngineError("the head is gone")
+
+    with pytest.raises(EngineError, match="the head is gone"):
+        next(watched(stuck(), 600, AssertionError, look))
     never.set()
 
 

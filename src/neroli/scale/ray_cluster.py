@@ -70,6 +70,8 @@ class RayCluster:
             )
         self._ray: Any = None
         self._to_end: Any = None
+        self.is_lost = False
+        """Whether its head is gone; Ray would wait for it in whatever it is asked."""
 
     @property
     def ray(self) -> Any:
@@ -111,6 +113,19 @@ class RayCluster:
             "Finished blocks are kept: the same command goes on."
         )
 
+    def check_alive(self) -> None:
+        """Raise EngineError if the cluster's head is gone; Ray would wait, then die silently."""
+        address = self.ray.get_runtime_context().gcs_address
+        host, _, port = address.rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), _CONNECT_WITHIN).close()
+        except OSError as error:
+            self.is_lost = True
+            raise EngineError(
+                f"The head of the Ray cluster at {address} is gone ({error}). Finished blocks are "
+                "kept: the same command goes on, once there is a cluster."
+            ) from None
+
     def logs(self) -> str:
         """Where Ray's own logs are."""
         return str(self.ray._private.worker._global_node.get_logs_dir_path())
@@ -124,7 +139,7 @@ class RayCluster:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._to_end is not None:
+        if self._to_end is not None and not self.is_lost:
             self._to_end.shutdown()
 
     def _connected(self) -> Any:

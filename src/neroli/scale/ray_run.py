@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +13,10 @@ from neroli.errors import EngineError, NeroliWarning
 from neroli.extraction import progress_bar
 from neroli.scale.ray_cluster import RayCluster
 from neroli.scale.ray_work import Actor, Work
-from neroli.scale.watchdog import watched
+from neroli.scale.watchdog import READER, watched
+
+_END_WITHIN = 10.0
+"""Seconds."""
 
 
 def run(work: Work, cluster: RayCluster, *, progress: bool | None = None) -> None:
@@ -40,20 +45,37 @@ def run(work: Work, cluster: RayCluster, *, progress: bool | None = None) -> Non
         _rows(work, waiting, actors, cluster),
         cluster.options.stall_after,
         lambda: cluster.stalled(actors, len(blocks) - len(left), len(blocks)),
+        cluster.check_alive,
     )
-    with progress_bar(blocks.images, images(), progress) as advance:
-        for row in rows:
-            if row["error"]:
-                raise EngineError(row["error"])
-            if row["died"]:
-                warnings.warn(
-                    f"The process that worked on block {row['block']} died on {row['died']}; "
-                    "another one finished it.",
-                    NeroliWarning,
-                    stacklevel=2,
-                )
-            left.remove(row["block"])
-            advance(images())
+    try:
+        with progress_bar(blocks.images, images(), progress) as advance:
+            for row in rows:
+                if row["error"]:
+                    raise EngineError(row["error"])
+                if row["died"]:
+                    warnings.warn(
+                        f"The process that worked on block {row['block']} died on {row['died']}; "
+                        "another one finished it.",
+                        NeroliWarning,
+                        stacklevel=2,
+                    )
+                left.remove(row["block"])
+                advance(images())
+    except BaseException:
+        if not cluster.is_lost:
+            _stop()
+        raise
+
+
+def _stop() -> None:
+    """End what Ray Data still does: Ray cannot be left while its threads wait for results."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("StreamingExecutor") and hasattr(thread, "shutdown"):
+            with contextlib.suppress(Exception):  # it is to end either way
+                thread.shutdown(force=True)
+    for thread in threading.enumerate():
+        if thread.name == READER:
+            thread.join(_END_WITHIN)
 
 
 def _rows(
