@@ -14,18 +14,13 @@ import pytest
 from PIL import Image
 
 from guards import assert_same_guard, done, fit_arguments, run
+from neroli.store import ActivationStore
 
 TESTS = Path(__file__).parents[1]
 HELD_OUT = ["--guarantee", "average"]  # half of 60 images must do for a threshold
 DETECTORS = {
     "two passes": ["nero", "--keep-examples", "12"],
-    "a bank, stored in half precision": [
-        "knn",
-        "--store-dtype",
-        "float16",
-        "--keep-examples",
-        "500",
-    ],
+    "a bank": ["knn", "--set", "k=5", "--keep-examples", "500"],
     "taps": ["gram", "--set", "layers=2"],
     "held-out images": ["ensemble", "--set", "members=line,energy", *HELD_OUT],
     "held-out labels": ["temperature_scaled_msp", *HELD_OUT],
@@ -109,8 +104,10 @@ def test_missing_shards_are_named_and_unreadable_images_are_listed_at_the_end(
 
 
 def test_other_options_are_refused_by_name(pictures: Path, tmp_path: Path) -> None:
-    arguments = fit_arguments(pictures, tmp_path / "g")
+    arguments = fit_arguments(pictures, tmp_path / "g", "--store-dtype", "float16")
     done([*arguments, "--shard", "1/2"])
+    part = ActivationStore(tmp_path / "g.partial" / "parts" / "training-1-of-2")
+    assert part.columns()["features"][0] == "F16"
     for more, message in (
         (["--detector", "knn"], "begun with --detector 'nero', not 'knn'"),
         (["--set", "labels=predicted"], "begun with --set left out, not labels=predicted"),
