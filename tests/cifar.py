@@ -11,8 +11,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from neroli import ActivationStore, Classifier, Preprocessing, extract
+from neroli.data.opening import as_source
 from neroli.execution import AS_IT_IS, Execution
-from neroli.extraction import as_source
 from neroli.models.cifar import densenet100, resnet20
 from neroli.taps import NOTHING, Requirements
 

@@ -16,8 +16,9 @@ from conftest import COLOUR_PREPROCESSING, random_activations, write_pictures
 from neroli import ActivationStore, Classifier, LinearHead, extract, store_files
 from neroli import store as store_module
 from neroli.data.folders import ImageFolder
+from neroli.data.opening import as_source
 from neroli.errors import ArtefactError, InvalidInput, NotEnoughImages
-from neroli.extraction import as_source, store_key
+from neroli.extraction import store_key
 from neroli.files import digest
 from neroli.store import Origin, StoreWriter
 from neroli.taps import Requirements, Tap

@@ -3,39 +3,34 @@
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from neroli.activations import Activations
 from neroli.classifier import Classifier
 from neroli.data.classes import ClassMatch, match_classes
-from neroli.data.folders import ImageFiles
-from neroli.data.opening import open_images
+from neroli.data.opening import as_source
 from neroli.data.pictures import Pictures
 from neroli.data.prefetching import copier, prefetched
-from neroli.data.sources import Failure, ImageBatch, ImageLoader, ImageSource
-from neroli.errors import InvalidInput, NotEnoughImages
+from neroli.data.sources import IMAGE_BATCH, Failure, ImageBatch, ImageLoader, ImageSource
+from neroli.errors import NotEnoughImages
 from neroli.execution import AS_IT_IS
 from neroli.files import text_digest
+from neroli.progress import progress_bar
 from neroli.stand_in import StandIn
 from neroli.store import ActivationStore, Origin, StoreWriter, finished
 from neroli.store_matching import check_store
 from neroli.store_precision import StoreDtype
 from neroli.taps import NOTHING, Kept, Requirements
-
-IMAGE_BATCH = 64
-"""Images that go through the network at a time."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -123,9 +118,8 @@ def extract(
         ClassMapError: if stated classes are not those of the classifier.
         ArtefactError: if the store cannot be written.
     """
-    source = as_source(images, batch_size)
-    if labelled and isinstance(source, Pictures):
-        source = with_classes(classifier, source)[0]
+    take = partial(labelled_source, classifier) if labelled else as_source
+    source = take(images, batch_size)
     find_head(classifier, source, requires)
     return extract_part(
         classifier,
@@ -229,36 +223,6 @@ def activations_of(
         )
 
 
-def as_source(images: Any, batch_size: int = IMAGE_BATCH) -> ImageSource:
-    """Images in any form as a source.
-
-    Args:
-        images: a source; a path, as ``open_images`` takes it; a list of image files; a data loader,
-            a data set or an iterable of ``x``, ``(x, y)``, ``(x, y, name)`` or
-            ``(x, y, name, group)`` batches; or a float tensor or uint8 array of images.
-        batch_size: images at a time for tensors, arrays and data sets.
-
-    Raises:
-        InvalidInput: if they are none of these, or ``batch_size`` is below 1.
-    """
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise InvalidInput(f"batch_size must be 1 or more, got {batch_size!r}.")
-    if hasattr(type(images), "fingerprint"):
-        return cast(ImageSource, images)
-    if isinstance(images, str | Path):
-        return open_images(images)
-    if isinstance(images, list | tuple) and images and all(_is_path(image) for image in images):
-        return ImageFiles(images)
-    if isinstance(images, Tensor | np.ndarray):
-        rows = range(0, len(images), batch_size)
-        return ImageLoader([images[start : start + batch_size] for start in rows])
-    if isinstance(images, Dataset):
-        return ImageLoader(DataLoader(images, batch_size, collate_fn=_collated))
-    if not isinstance(images, Iterable):
-        raise InvalidInput(f"Cannot take a {type(images).__name__} as a source of images.")
-    return ImageLoader(images)
-
-
 def with_classes(
     classifier: Classifier, images: Pictures, class_map: Path | str | None = None
 ) -> tuple[Pictures, ClassMatch | None]:
@@ -281,9 +245,17 @@ def with_classes(
     return images.labelled(match.classes), match
 
 
-def without_labels(source: ImageSource) -> ImageSource:
-    """Images whose labels are not needed; those of other data sets may be no class of the model."""
-    return source.unlabelled() if isinstance(source, Pictures) else source
+def labelled_source(
+    classifier: Classifier, images: Any, batch_size: int = IMAGE_BATCH
+) -> ImageSource:
+    """Images in any form as a source, with the classifier's classes for labels that are stated.
+
+    Raises:
+        InvalidInput: as ``as_source``.
+        ClassMapError, NotEnoughImages: as ``with_classes``.
+    """
+    source = as_source(images, batch_size)
+    return with_classes(classifier, source)[0] if isinstance(source, Pictures) else source
 
 
 def find_head(
@@ -352,38 +324,3 @@ def origin_of(classifier: Classifier, source: ImageSource) -> Origin:
         classifier.input_shape,
         None if names is None else tuple(names),
     )
-
-
-def _collated(samples: list[Any]) -> tuple[Any, ...]:
-    """Samples ``x``, ``(x, y)`` and so on as a batch with a list of images."""
-    if isinstance(samples[0], tuple | list):
-        images, *others = zip(*samples, strict=True)
-        return (list(images), *others)
-    return (samples,)
-
-
-def _is_path(value: Any) -> bool:
-    return isinstance(value, str | Path)
-
-
-@contextmanager
-def progress_bar(
-    total: int | None, start: int, shown: bool | None
-) -> Iterator[Callable[[int], None]]:
-    """A progress bar on standard error, and what to call with the position reached."""
-    if not (sys.stderr.isatty() if shown is None else shown):
-        yield lambda position: None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("images", total=total, completed=start)
-        yield lambda position: bar.update(task, completed=position)

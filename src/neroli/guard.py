@@ -8,30 +8,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import torch
 from torch import Tensor, nn
 
 from neroli import saving
-from neroli.activations import Activations, Rows
+from neroli.activations import Activations
 from neroli.agreement import LabelAgreement, label_agreement
 from neroli.artefact import CalibrationPart, Manifest, ModelSource, TrainingPart
 from neroli.calibration import Calibration, Guarantee, Promise
 from neroli.classifier import Classifier
-from neroli.data.pictures import Pictures
-from neroli.data.sources import Failure, ImageSource
+from neroli.data.opening import as_source, without_labels
+from neroli.data.sources import IMAGE_BATCH, Failure, ImageSource
 from neroli.detectors import Detector
 from neroli.errors import InvalidInput, NeroliWarning, NotCalibrated, NotFitted
 from neroli.execution import Execution
 from neroli.explain.reference import Reference
-from neroli.extraction import (
-    IMAGE_BATCH,
-    activations_of,
-    as_source,
-    with_classes,
-    without_labels,
-)
-from neroli.fitting import Learner, fit, fit_held_out, learns_held_out
-from neroli.overlap import TrainingImages, seeded_half, unchecked
+from neroli.extraction import activations_of, labelled_source
+from neroli.fitting import Learner, fit, learns_held_out
+from neroli.held_out import HeldOut
+from neroli.overlap import TrainingImages, unchecked
 from neroli.store import ActivationStore
 from neroli.store_precision import StoreDtype
 from neroli.streaming import verdicts_on_images, verdicts_on_store
@@ -104,7 +98,7 @@ class Guard:
         Args:
             training: ID training images: a folder with one subfolder a class, a table with labels,
                 a loader of ``(x, y)``, an ActivationStore of this classifier, or anything else
-                ``neroli.extraction.as_source`` takes.
+                ``neroli.data.opening.as_source`` takes.
             store: folder to keep the activations in, so that an interrupted run goes on; without it
                 they live in a temporary folder.
             store_dtype: "float16" halves the space that they take; None keeps them as computed.
@@ -121,7 +115,7 @@ class Guard:
         if not isinstance(keep_examples, int) or keep_examples < 0:
             raise InvalidInput(f"keep_examples must be 0 or a number, got {keep_examples!r}.")
         if not isinstance(training, ActivationStore):
-            training = self._source(training, batch_size, labelled=True)
+            training = labelled_source(self.classifier, training, batch_size)
         self.classifier.check_requirements(self.detector.requires)  # before the work
         with activations_of(
             self.classifier,
@@ -206,26 +200,20 @@ class Guard:
             dtype=store_dtype,
             progress=progress,
         ) as activations:
-            groups = activations.groups()
-            fresh = self.known.held_out_rows(activations.digests(), groups)
-            dropped = int((~fresh).sum())
+            rows = HeldOut.of(activations, self.known, promise, learns)
             if learns:
-                half = seeded_half(activations.digests(), fresh)
-                fresh &= ~half
-                promise.rank(int(fresh.sum()))  # before the work: the rest must do for a threshold
                 self.calibration = self.held_out = None  # of the detector as it was before
-                fit_held_out([self.detector], Rows(activations, half), head)
-            scored = [(self.detector.score(b), b.predictions) for b in activations.batches()]
+                rows.teach(self.detector, head)
+            scores, predictions = rows.scored(self.detector)
+            grouped = activations.groups() is not None
             unreadable = activations.failures
             content = activations.origin.content if activations.origin else "tensor"
-        scores = torch.cat([score for score, _ in scored])[fresh]
-        predictions = torch.cat([predicted for _, predicted in scored])[fresh]
         self.calibration = Calibration(scores, predictions, head.num_classes, promise)
         self.held_out = CalibrationPart(
             images=len(scores),
             unreadable=len(unreadable),
-            duplicates_dropped=dropped,
-            learned_from=len(fresh) - dropped - len(scores),
+            duplicates_dropped=rows.dropped,
+            learned_from=rows.learned_from,
             promise=promise,
             threshold=self.calibration.threshold,
             class_thresholds=self.calibration.thresholds.tolist() if per_class else None,
@@ -235,7 +223,7 @@ class Guard:
         self._warn_of_unreadable("calibration")
         training = self.training
         for doubt in (
-            *unchecked(training.content, content, training.groups is not None, groups is not None),
+            *unchecked(training.content, content, training.groups is not None, grouped),
             *self.calibration.doubts(training.predicted, self.classifier.class_names),
         ):
             self._warn(doubt)
@@ -304,7 +292,7 @@ class Guard:
         """Verdicts on any number of images, batch by batch, nothing kept.
 
         Args:
-            images: as ``neroli.extraction.as_source`` takes them, or an ActivationStore.
+            images: as ``neroli.data.opening.as_source`` takes them, or an ActivationStore.
             start: position to begin at: 0, or the ``end`` of a batch.
             batch_size, progress: as in ``fit``.
 
@@ -359,13 +347,9 @@ class Guard:
             InvalidInput, ClassMapError: as ``calibrate``.
         """
         _, labelled = learns_held_out(self.detector, self.classifier.head)
-        return self._source(images, batch_size, labelled=labelled)
-
-    def _source(self, images: Any, batch_size: int, *, labelled: bool) -> ImageSource:
-        source = as_source(images, batch_size)
-        if not labelled:
-            return without_labels(source)
-        return with_classes(self.classifier, source)[0] if isinstance(source, Pictures) else source
+        if labelled:
+            return labelled_source(self.classifier, images, batch_size)
+        return without_labels(as_source(images, batch_size))
 
     def check_weights(self, training: TrainingPart) -> None:
         """Raise InvalidInput if the model is no longer the one that was fitted on."""

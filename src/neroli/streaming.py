@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from neroli.extraction import as_source, progress_bar, stream, without_labels
+from neroli.data.opening import as_source, without_labels
+from neroli.extraction import stream
+from neroli.progress import progress_bar
 from neroli.store import ActivationStore
 from neroli.store_files import Shard
 from neroli.store_matching import check_store

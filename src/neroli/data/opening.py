@@ -1,15 +1,22 @@
-"""A source of images from a path: what kind it is shows in what lies there."""
+"""Sources of images from what users have: a path, in which shows what it is, or anything else."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from neroli.data.arrays import ArrayFile
 from neroli.data.dicom import EXTENSIONS as DICOM
 from neroli.data.dicom import DicomFiles, DicomFolder, is_dicom
 from neroli.data.folders import ImageFiles, ImageFolder, files_below
 from neroli.data.images import EXTENSIONS
-from neroli.data.sources import ImageSource
+from neroli.data.pictures import Pictures
+from neroli.data.sources import IMAGE_BATCH, ImageLoader, ImageSource
 from neroli.data.tables import TABLES, Columns, ImageTable
 from neroli.data.tars import ImageTar
 from neroli.data.video import Video
@@ -84,3 +91,50 @@ def _opened_folder(root: Path) -> ImageSource:
             f"{str(root)!r} holds both DICOM files and other images: give them as two folders."
         )
     return DicomFolder(root) if has_dicom else ImageFolder(root)
+
+
+def as_source(images: Any, batch_size: int = IMAGE_BATCH) -> ImageSource:
+    """Images in any form as a source.
+
+    Args:
+        images: a source; a path, as ``open_images`` takes it; a list of image files; a data loader,
+            a data set or an iterable of ``x``, ``(x, y)``, ``(x, y, name)`` or
+            ``(x, y, name, group)`` batches; or a float tensor or uint8 array of images.
+        batch_size: images at a time for tensors, arrays and data sets.
+
+    Raises:
+        InvalidInput: if they are none of these, or ``batch_size`` is below 1.
+    """
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise InvalidInput(f"batch_size must be 1 or more, got {batch_size!r}.")
+    if hasattr(type(images), "fingerprint"):
+        return cast(ImageSource, images)
+    if isinstance(images, str | Path):
+        return open_images(images)
+    if isinstance(images, list | tuple) and images and all(_is_path(image) for image in images):
+        return ImageFiles(images)
+    if isinstance(images, Tensor | np.ndarray):
+        rows = range(0, len(images), batch_size)
+        return ImageLoader([images[start : start + batch_size] for start in rows])
+    if isinstance(images, Dataset):
+        return ImageLoader(DataLoader(images, batch_size, collate_fn=_collated))
+    if not isinstance(images, Iterable):
+        raise InvalidInput(f"Cannot take a {type(images).__name__} as a source of images.")
+    return ImageLoader(images)
+
+
+def without_labels(source: ImageSource) -> ImageSource:
+    """Images whose labels are not needed; those of other data sets may be no class of the model."""
+    return source.unlabelled() if isinstance(source, Pictures) else source
+
+
+def _collated(samples: list[Any]) -> tuple[Any, ...]:
+    """Samples ``x``, ``(x, y)`` and so on as a batch with a list of images."""
+    if isinstance(samples[0], tuple | list):
+        images, *others = zip(*samples, strict=True)
+        return (list(images), *others)
+    return (samples,)
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str | Path)

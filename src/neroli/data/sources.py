@@ -21,6 +21,9 @@ from neroli.data.preprocessing import Preprocessing
 from neroli.errors import InvalidInput, NotEnoughImages, UnreadableImage
 from neroli.files import DIGEST_BYTES, digest, tensor_digest
 
+IMAGE_BATCH = 64
+"""Images that go through the network at a time."""
+
 Content = Literal["file", "picture", "tensor"]
 """What the hash of an image is of: the bytes of its file, its pixels, or the network's input."""
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from neroli.data.opening import without_labels
 from neroli.explain.explanation import TOP, Explanation, explain
-from neroli.extraction import stream, without_labels
+from neroli.extraction import stream
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,9 +9,8 @@ from PIL import Image
 from torch import Tensor
 
 from neroli.data.preprocessing import Preprocessing
-from neroli.data.sources import ImageSource
+from neroli.data.sources import IMAGE_BATCH, ImageSource
 from neroli.explain.pictures import pictures_of
-from neroli.extraction import IMAGE_BATCH
 
 SIDE = 64
 """Pixels of a thumbnail's longer side; beside the shorter one it is white."""

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from neroli.artefact import read_manifest
 from neroli.classifier import Classifier
-from neroli.data.sources import ImageSource
+from neroli.data.sources import IMAGE_BATCH, ImageSource
 from neroli.data.tables import Columns
 from neroli.errors import NotEnoughImages
-from neroli.extraction import IMAGE_BATCH, find_head, origin_of, store_key
+from neroli.extraction import find_head, origin_of, store_key
 from neroli.files import text_digest
 from neroli.guard import Guard
 from neroli.models import anchored

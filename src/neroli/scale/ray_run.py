@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from neroli.errors import EngineError, NeroliWarning
-from neroli.extraction import progress_bar
+from neroli.progress import progress_bar
 from neroli.scale.ray_cluster import RayCluster
 from neroli.scale.ray_work import Actor, Work
 from neroli.scale.watchdog import READER, watched

@@ -24,10 +24,10 @@ from neroli.errors import (
     NotEnoughImages,
     UnreadableImage,
 )
-from neroli.extraction import progress_bar
 from neroli.files import tensors_digest, text_digest
 from neroli.models import load_model, to
 from neroli.models.statement import Epoch, Statement, read_statement, write_weights
+from neroli.progress import progress_bar
 from neroli.running import evaluation_mode, logits_of, run
 from neroli.training.checkpoints import Checkpoints
 from neroli.training.epochs import Session, seed_of
