@@ -311,6 +311,8 @@ def version_of(guard: Guard) -> str:
     manifest = guard.manifest()
     if guard.reference is None:
         raise NotFitted("The guard is not fitted: there is nothing to serve yet.")
-    told = manifest.model_dump_json(include={"detector", "classifier", "training", "calibration"})
+    parts = {"detector", "classifier", "training", "calibration"}
+    # without defaults, that fields of later versions make no other guard
+    told = manifest.model_dump_json(include=parts, exclude_defaults=True)
     learned = packed(guard.detector, guard.calibration, guard.known, guard.reference)
     return text_digest([told, tensors_digest(learned)])[:16]
