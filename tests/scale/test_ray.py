@@ -157,8 +157,6 @@ def test_a_fit_on_ray_is_the_local_one(cluster: str, images: Path, tmp_path: Pat
     assert one["training"]["images"] == two["training"]["images"] == 119
     assert one["calibration"]["threshold"] == pytest.approx(two["calibration"]["threshold"])
     states = [load_file(next(guard.glob("state-*"))) for guard in (here, there)]
-    for state in states:
-        state.pop("reference.relevant")  # halves are often equal, and which comes first is chance
     torch.testing.assert_close(*states)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "there"]
 
