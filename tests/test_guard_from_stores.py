@@ -1,5 +1,7 @@
 """Guards from stores instead of images: the same guard, the same verdicts."""
 
+import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -9,8 +11,11 @@ from conftest import COLOUR_PREPROCESSING
 from neroli import ActivationStore, Classifier, Guard, Preprocessing, extract
 from neroli import store as store_module
 from neroli.detectors import MSP, NACUE, NERO
-from neroli.errors import InvalidInput, NotCalibrated
+from neroli.errors import InvalidInput, NeroliWarning, NotCalibrated
+from neroli.execution import Execution
 from neroli.scores import ScoreTable
+from neroli.store_joining import joined
+from neroli.store_pruning import pruned
 from neroli.taps import Requirements, Tap
 from networks import COLOURS, trained_colour_network
 
@@ -127,6 +132,50 @@ def test_stores_of_others_are_refused_before_the_work(
     )
     with pytest.raises(InvalidInput, match=r"store '.*train' lacks '0.*requires"):
         tapping.fit(stores["train"])
+
+
+def in_half(pictures: Path, out: Path) -> ActivationStore:
+    """A store of the training images, whose network ran in half precision."""
+    half = Classifier(
+        trained_colour_network(),
+        preprocessing=COLOUR_PREPROCESSING,
+        class_names=COLOURS,
+        execution=Execution("bfloat16"),
+    )
+    return extract(half, pictures / "train", out, labelled=True)
+
+
+def test_a_store_of_another_precision_is_refused_and_of_another_layout_has_a_warning(
+    stores: dict[str, ActivationStore], pictures: Path, tmp_path: Path
+) -> None:
+    half = in_half(pictures, tmp_path / "half")
+    smaller = pruned(half, tmp_path / "smaller", dtype="float16")
+    joint = joined([half.path, half.path], tmp_path / "joint", "twice")
+    for store in (half, smaller, joint):
+        with pytest.raises(InvalidInput, match="extracted in bfloat16 .* runs in float32.*--preci"):
+            Guard(bare(), MSP()).fit(store)
+    classifier = bare()
+    classifier.execution = Execution("bfloat16")
+    guard = Guard(classifier, MSP()).fit(half)
+    with pytest.raises(InvalidInput, match="calibration' was extracted in float32"):
+        guard.calibrate(stores["calibration"])
+    classifier.execution = Execution("bfloat16", channels_last=True)
+    with pytest.warns(NeroliWarning, match="run as bfloat16, this .* channels last: .* rounding"):
+        guard.fit(half)
+
+
+def test_a_store_that_does_not_say_how_it_was_extracted_is_taken(
+    stores: dict[str, ActivationStore], pictures: Path, tmp_path: Path
+) -> None:
+    half = in_half(pictures, tmp_path / "half")
+    manifest = json.loads((half.path / "store.json").read_text())
+    assert manifest["origin"].pop("execution")["precision"] == "bfloat16"
+    (half.path / "store.json").write_text(json.dumps(manifest))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Guard(bare(), MSP()).fit(ActivationStore(half.path))
+    both = joined([stores["train"].path, half.path], tmp_path / "both", "both")
+    assert both.origin is not None and both.origin.execution is None
 
 
 def test_a_store_with_more_than_is_required_will_do(

@@ -12,6 +12,7 @@ from neroli import ActivationStore, Classifier, LinearHead, extract
 from neroli import store as store_module
 from neroli.data.folders import ImageFolder
 from neroli.errors import ArtefactError, InvalidInput
+from neroli.execution import Execution
 from neroli.files import link
 from neroli.store import Origin, StoreWriter
 from neroli.store_files import shard_path
@@ -210,6 +211,12 @@ def test_parts_of_different_kinds_are_refused(
     plain = extracted(classifier, folder, tmp_path / "f", range(5), NOTHING)
     refused(plain, r"column 'taps/0:max' \(F32 \[\d+\] and absent\)")
     refused(part("g", origin, classifier.head), "column 'features' .F32 .* and F64")
+    classifier.execution = Execution("bfloat16")
+    half = extracted(classifier, folder, tmp_path / "h", range(5))
+    refused(half, r"different ways \(bfloat16; float32\)")
+    classifier.class_names = ["a", "b", "c"]
+    other = extracted(classifier, folder, tmp_path / "i", range(5))
+    refused(other, "of different preprocessing, input shapes or class names: join")
 
 
 def test_parts_that_are_missing_incomplete_or_the_result_are_refused(

@@ -82,6 +82,8 @@ class ClassifierPart(_Part):
     def around(self, model: nn.Module, folder: Path | str) -> Classifier:
         """The classifier of this model, if it is the one that the guard in the folder is of.
 
+        It runs the network as it is, not yet as ``execution`` says.
+
         Raises:
             ArtefactError: if it is another one.
             InvalidInput, HeadNotFound: if it lacks the head or a tapped layer.
@@ -92,7 +94,6 @@ class ClassifierPart(_Part):
             prepool=self.prepool,
             preprocessing=self.preprocessing,
             class_names=self.class_names,
-            execution=self.execution,
         )
         if self.input_shape is not None:
             classifier.input_shape = tuple(self.input_shape)

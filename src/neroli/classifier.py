@@ -54,7 +54,8 @@ class Classifier:
 
     Raises:
         HeadNotFound: if ``head`` is given and the model has no such linear layer.
-        InvalidInput: if ``prepool`` is given and the model has no such layer.
+        InvalidInput: if ``prepool`` is given and the model has no such layer, or ``execution`` and
+            another program runs the network.
         ModelError: if an exported program cannot be used.
     """
 
@@ -92,6 +93,25 @@ class Classifier:
     def __repr__(self) -> str:
         head = self._head_name or self._named_head or "to be found on the first images"
         return f"Classifier({type(self.model).__name__}, head={head!r})"
+
+    @property
+    def execution(self) -> Execution:
+        """How the network is run.
+
+        Raises:
+            InvalidInput: on setting anything but ``AS_IT_IS`` if another program runs the network.
+        """
+        return self._execution
+
+    @execution.setter
+    def execution(self, execution: Execution) -> None:
+        if isinstance(self.model, StandIn) and execution != AS_IT_IS:
+            raise InvalidInput(
+                f"{self.model.runtime} runs the network as it was exported and cannot run it as "
+                f"{execution}: give --precision float32 --no-channels-last --no-compile "
+                "(execution=Execution()), or use the network itself."
+            )
+        self._execution = execution
 
     @property
     def head_name(self) -> str:

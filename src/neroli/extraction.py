@@ -323,4 +323,5 @@ def origin_of(classifier: Classifier, source: ImageSource) -> Origin:
         None if source.content == "tensor" else classifier.preprocessing,
         classifier.input_shape,
         None if names is None else tuple(names),
+        classifier.execution,
     )

@@ -329,6 +329,7 @@ class Guard:
 
         Raises:
             ArtefactError: if there is none, it is damaged, of a newer schema, or of another model.
+            InvalidInput: if the model cannot be run so.
         """
         return saving.load(cls, folder, model, execution)
 

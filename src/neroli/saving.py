@@ -64,12 +64,12 @@ def load(
         manifest, artefact.read_state(folder, manifest)
     )
     classifier.check_requirements(detector.requires)
-    if execution is not None:
-        if change := execution.change_from(classifier.execution):
-            warnings.warn(change, NeroliWarning, stacklevel=3)
-        classifier.execution = execution
+    fitted = manifest.classifier.execution
+    classifier.execution = fitted if execution is None else execution
+    if change := classifier.execution.change_from(fitted):
+        warnings.warn(change, NeroliWarning, stacklevel=3)
     guard = kind(classifier, detector)
-    guard.execution = manifest.classifier.execution
+    guard.execution = fitted
     guard.calibration, guard.held_out = calibration, manifest.calibration
     guard.training, guard.known, guard.reference = manifest.training, known, reference
     guard.model_source, guard.made = manifest.model_source, manifest.created

@@ -22,6 +22,7 @@ from neroli.activations import Activations
 from neroli.data.preprocessing import Preprocessing
 from neroli.data.sources import Content, Failure
 from neroli.errors import ArtefactError, InvalidInput
+from neroli.execution import Execution
 from neroli.files import atomic_path, digest, tensors_digest
 from neroli.head import LinearHead
 
@@ -43,6 +44,7 @@ class Origin:
         preprocessing: that the images went through; None if unknown, or if they were tensors.
         input_shape: of an image as the network took it; None if unknown.
         class_names: of the classifier, if it has any.
+        execution: how the network was run; None if unknown, as of stores of earlier versions.
     """
 
     weights_hash: str
@@ -51,6 +53,7 @@ class Origin:
     preprocessing: Preprocessing | None = None
     input_shape: tuple[int, ...] | None = None
     class_names: tuple[str, ...] | None = None
+    execution: Execution | None = None
 
 
 class StoreManifest(pydantic.BaseModel):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from neroli.errors import InvalidInput
-from neroli.store import ActivationStore, StoreWriter, finished
+from neroli.store import ActivationStore, Origin, StoreWriter, finished
 
 
 def joined(parts: Sequence[Path | str], path: Path | str, key: str) -> ActivationStore:
@@ -26,7 +27,7 @@ def joined(parts: Sequence[Path | str], path: Path | str, key: str) -> Activatio
 
     Raises:
         InvalidInput: if there is no part, ``path`` is one of them, or they differ in classifier,
-            head, columns or dtype.
+            head, columns or dtype, or in how the network was run.
         ArtefactError: if a part is incomplete or damaged, or ``path`` cannot be written to.
     """
     if (store := finished(path, key)) is not None:
@@ -42,17 +43,39 @@ def joined(parts: Sequence[Path | str], path: Path | str, key: str) -> Activatio
     first = next((store for store in stores if len(store)), stores[0])
     for store in stores:
         _check_alike(first, store)
-    with StoreWriter(path, first.head, key, first.origin, anew=True) as writer:
+    with StoreWriter(path, first.head, key, _origin(stores), anew=True) as writer:
         for store in stores:
             writer.adopt(store)
     return ActivationStore(path)
 
 
+def _origin(stores: Sequence[ActivationStore]) -> Origin | None:
+    """The origin of stores that are alike; if not known of all, without how the network was run.
+
+    Raises:
+        InvalidInput: if it was run in different ways.
+    """
+    origins = [store.origin for store in stores if store.origin is not None]
+    ways = {origin.execution for origin in origins}
+    if len(known := sorted(map(str, ways - {None}))) > 1:
+        raise InvalidInput(
+            "The stores were extracted with the network run in different ways "
+            f"({'; '.join(known)}): join stores of one extraction."
+        )
+    if not origins:
+        return None
+    return origins[0] if len(ways) == 1 else replace(origins[0], execution=None)
+
+
+def _but_execution(origin: Origin | None) -> Origin | None:
+    return None if origin is None else replace(origin, execution=None)
+
+
 def _check_alike(first: ActivationStore, other: ActivationStore) -> None:
     """Raise InvalidInput unless two stores are of one classifier and hold the same columns."""
     names = f"The stores {str(first.path)!r} and {str(other.path)!r}"
-    if first.origin != other.origin:
-        one, two = first.origin, other.origin
+    one, two = (_but_execution(store.origin) for store in (first, other))
+    if one != two:
         kind = (
             "classifiers"
             if one is None or two is None or one.weights_hash != two.weights_hash
@@ -60,6 +83,8 @@ def _check_alike(first: ActivationStore, other: ActivationStore) -> None:
             if one.head_name != two.head_name
             else f"sources, whose images are known by hashes of the {one.content} and the "
             f"{two.content}"
+            if one.content != two.content
+            else "preprocessing, input shapes or class names"
         )
         raise InvalidInput(f"{names} are of different {kind}: join stores of one extraction.")
     head, its = first.head, other.head

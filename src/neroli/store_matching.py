@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
+
 from neroli.classifier import Classifier
-from neroli.errors import InvalidInput
+from neroli.errors import InvalidInput, NeroliWarning
 from neroli.store import ActivationStore
 from neroli.taps import Requirements
 
@@ -19,7 +21,8 @@ def check_store(store: ActivationStore, classifier: Classifier, requires: Requir
         requires: what is wanted beside features and logits.
 
     Raises:
-        InvalidInput: if the store is of another classifier or preprocessing, or lacks something.
+        InvalidInput: if the store is of another classifier, preprocessing or precision, or lacks
+            something.
         HeadNotFound: if the classifier has no such head.
     """
     name, origin = str(store.path), store.origin
@@ -34,6 +37,7 @@ def check_store(store: ActivationStore, classifier: Classifier, requires: Requir
             f"The images of the store {name!r} were preprocessed otherwise ({known[0]}) than this "
             f"classifier does ({known[1]}): give it the same preprocessing, or extract again."
         )
+    _check_execution(store, classifier)
     classifier.preprocessing = known[1] or known[0]
     classifier.input_shape = classifier.input_shape or origin.input_shape
     if classifier.class_names is None and origin.class_names is not None:
@@ -44,3 +48,23 @@ def check_store(store: ActivationStore, classifier: Classifier, requires: Requir
             f"The store {name!r} lacks {lacking[0]!r}, which the detector requires: use the images "
             "themselves, or a store extracted with requires=detector.requires_to_fit."
         )
+
+
+def _check_execution(store: ActivationStore, classifier: Classifier) -> None:
+    """Raise InvalidInput if a store is of another precision; warn if rounding alone may differ."""
+    stored = None if store.origin is None else store.origin.execution
+    runs = classifier.execution
+    if stored is None or stored == runs:
+        return
+    if stored.precision != runs.precision:
+        raise InvalidInput(
+            f"The store {str(store.path)!r} was extracted in {stored.precision} and this "
+            f"classifier runs in {runs.precision}, where scores are others: run it in "
+            f"{stored.precision} (--precision {stored.precision}), or extract again."
+        )
+    warnings.warn(
+        f"The store {str(store.path)!r} was extracted with the network run as {stored}, this "
+        f"classifier runs as {runs}: features differ in rounding.",
+        NeroliWarning,
+        stacklevel=3,
+    )

@@ -116,8 +116,9 @@ def test_float16_is_an_option_of_fit(pictures: Path, tmp_path: Path) -> None:
 
 def test_inspect_says_what_a_store_is(fitted: Path) -> None:
     text = run("store", "inspect", fitted / "store/training").stdout
-    for part in ("complete", "120, and 0 unreadable", "16 features to 3 classes", "features F32"):
+    for part in ("complete", "120, and 0 unreadable", "16 features to 3 classes", "as  float32"):
         assert part in text
+    assert "features F32" in text
     facts = json.loads(run("store", "inspect", fitted / "store/training", "--json").stdout)
     assert facts["columns"]["logits"] == {"dtype": "F32", "shape": [3]}
     assert facts["origin"]["class_names"] == ["blue", "green", "red"]

@@ -33,6 +33,31 @@ def test_shards_and_batches_do_not_matter(training: Activations) -> None:
     assert (found.ids == expected.ids).all()
 
 
+def test_of_equal_values_the_first_ids_are_kept_whatever_the_order_and_the_batches(
+    training: Activations,
+) -> None:
+    coarse = training.features.round()  # as half precision makes them, only more so
+    names = [f"{(7 * row) % len(training):04d}" for row in range(len(training))]
+    expected = [
+        sorted(((-v, name) for v, name in zip(column, names, strict=True) if v > 0))[:6]
+        for column in coarse.T.tolist()
+    ]
+    assert any(len({value for value, _ in kept}) < len(kept) for kept in expected)
+    for seed, size in ((0, len(training)), (1, 64), (2, 5)):
+        order = torch.randperm(len(training), generator=torch.Generator().manual_seed(seed))
+        shuffled = Activations(
+            coarse[order], training.logits[order], ids=[names[row] for row in order]
+        )
+        parts = [LargestImages("features", 6) for _ in range(2)]
+        for number, batch in enumerate(shuffled.batches(size)):
+            parts[number % 2].update(batch)
+        parts[1].merge(parts[0])
+        found = parts[1].finalize()
+        assert [[i for i in ids if i] for ids in found.ids.T.tolist()] == [
+            [name for _, name in kept] for kept in expected
+        ]
+
+
 def test_of_a_dead_neuron_there_are_none(head: LinearHead) -> None:
     few = random_activations(head, 3)
     few.features[:, 2] = 0

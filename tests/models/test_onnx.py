@@ -17,7 +17,8 @@ from colours import NEW, network
 from conftest import COLOUR_PREPROCESSING
 from neroli import Classifier, Guard, Preprocessing, extract, load_classifier
 from neroli.detectors import KNN, NERO, create
-from neroli.errors import ArtefactError, InvalidInput, ModelError
+from neroli.errors import ArtefactError, InvalidInput, ModelError, NeroliWarning
+from neroli.execution import Execution
 from neroli.explain import neurons_of, of_prediction
 from neroli.explain.report import article
 from neroli.models import import_torchvision, load_model, load_saved_model, model_source
@@ -289,6 +290,18 @@ def test_copies_and_pickles_make_sessions_of_their_own(exported: Classifier) -> 
         assert torch.equal(Classifier(twin)(NEW).logits, exported(NEW).logits)
 
 
+def test_a_guard_fitted_in_half_precision_runs_in_full_precision_if_told(
+    exported: Classifier, tmp_path: Path
+) -> None:
+    half = Classifier(trained_colour_network(), execution=Execution("bfloat16"))
+    Guard(half, NERO()).fit(colour_loader(60, 1)).save(tmp_path / "guard")
+    with pytest.raises(InvalidInput, match="cannot run it as bfloat16: give --precision float32"):
+        Guard.load(tmp_path / "guard", exported.model)
+    with pytest.warns(NeroliWarning, match="calibrated in bfloat16 and runs in float32"):
+        loaded = Guard.load(tmp_path / "guard", exported.model, execution=Execution())
+    assert torch.equal(loaded.classifier(NEW).logits, exported(NEW).logits)
+
+
 def test_images_of_another_shape_and_other_precisions_and_devices_are_refused(
     file: Path, exported: Classifier
 ) -> None:
@@ -296,6 +309,8 @@ def test_images_of_another_shape_and_other_precisions_and_devices_are_refused(
         exported(torch.zeros(2, 3, 9, 9))
     with pytest.raises(ModelError, match="float32 alone"):
         exported.model.half()
+    with pytest.raises(InvalidInput, match="ONNX Runtime runs .* cannot run it as bfloat16, comp"):
+        load_classifier(f"onnx:{file}", execution=Execution("bfloat16", compile=True))
     assert exported(NEW.double()).features.dtype == torch.float32
     with pytest.raises(ModelError, match="cannot compute on 'mps'.*choose the device cpu"):
         session_of(file, torch.device("mps"), 1)

@@ -157,8 +157,6 @@ def test_a_fit_on_ray_is_the_local_one(cluster: str, images: Path, tmp_path: Pat
     assert one["training"]["images"] == two["training"]["images"] == 119
     assert one["calibration"]["threshold"] == pytest.approx(two["calibration"]["threshold"])
     states = [load_file(next(guard.glob("state-*"))) for guard in (here, there)]
-    for state in states:
-        state.pop("reference.relevant")  # halves are often equal, and which comes first is chance
     torch.testing.assert_close(*states)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "there"]
 
@@ -177,16 +175,18 @@ def test_blocks_of_an_actor_that_is_killed_are_worked_on_by_another(
 def test_a_run_whose_driver_was_killed_goes_on_where_it_stopped(
     scoring: Callable[..., list[object]], table: pyarrow.Table, tmp_path: Path
 ) -> None:
-    command = scoring("time.sleep(1)")
+    command = scoring("(HERE / 'again').exists() or time.sleep(1)")
     driver = subprocess.Popen(
         [sys.executable, "-m", "neroli", *map(str, command)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [*sys.path, TESTS, tmp_path]))},
     )
     blocks = tmp_path / "scores.parquet.blocks"
     wait_for(lambda: len(list(blocks.glob("*.parquet"))) >= 2)
+    assert actors()
     driver.send_signal(signal.SIGKILL)
     assert driver.wait(60) == -signal.SIGKILL
-    time.sleep(2)  # the cluster ends its actors
+    wait_for(lambda: not actors())
+    (tmp_path / "again").touch()
     for block in blocks.glob("*.parquet"):  # marked, to be known again
         rows = pyarrow.parquet.read_table(block)
         marks = pyarrow.array([f"kept {block.stem}"] * len(rows))
@@ -254,7 +254,7 @@ def test_what_the_user_gets_wrong_is_one_sentence(
     assert list(tmp_path.iterdir()) == []
 
 
-def wait_for(happened: Callable[[], bool], seconds: float = 60) -> None:
+def wait_for(happened: Callable[[], bool], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < end
@@ -273,6 +273,12 @@ def descendants(pid: int) -> list[int]:
     """The processes that a process started, and those that they did."""
     children = [int(child) for child in of_process(pid, f"task/{pid}/children").split()]
     return children + [below for child in children for below in descendants(child)]
+
+
+def actors() -> list[int]:
+    """The processes that work on blocks, which Ray Data gives such a title."""
+    titles = {pid: of_process(pid, "cmdline") for pid in descendants(os.getpid())}
+    return [pid for pid, title in titles.items() if re.match(r"ray::.*MapWorker", title)]
 
 
 def is_alive(pid: int) -> bool:

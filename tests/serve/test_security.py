@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from neroli.errors import InvalidInput
-from neroli.serve import connections
+from neroli.serve import connections, security
 from neroli.serve.api import api
 from neroli.serve.inference_protocol import inference_protocol
 from neroli.serve.pages import pages
@@ -42,6 +42,12 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
 
 def image() -> dict[str, list[str]]:
     return as_json(encoded(colour_pictures(1)[0]))
+
+
+@pytest.fixture
+def no_lingering(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server does not wait for the rest of a body that it refuses, which never comes."""
+    monkeypatch.setattr(security, "SECONDS_TO_LINGER", 0.05)
 
 
 def bare(client: Client, request: bytes, *, more: bytes = b"") -> bytes:
@@ -180,7 +186,7 @@ def test_what_there_is_not_has_the_shape_of_an_error(
     assert error["status"] == status and error["request"] == answer.headers["x-request-id"]
 
 
-def test_a_body_too_large_by_its_own_words_is_not_read(client: Client) -> None:
+def test_a_body_too_large_by_its_own_words_is_not_read(client: Client, no_lingering: None) -> None:
     head = b"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     answer = bare(client, head + b"Content-Length: 50001\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 413 ") and b"connection: close" in answer.lower()
@@ -212,14 +218,23 @@ def test_what_the_gate_refuses_of_a_page_is_a_page(client: Client) -> None:
         assert answer.status_code == 403 and 'role="alert"' in answer.text
 
 
-@pytest.mark.parametrize("path", ["/login", "/logout", f"/records/{0:032x}/decision", "/nothing"])
-def test_forms_are_small_with_and_without_a_length(client: Client, path: str) -> None:
+PATHS_OF_FORMS = pytest.mark.parametrize(
+    "path", ["/login", "/logout", f"/records/{0:032x}/decision", "/nothing"]
+)
+
+
+@PATHS_OF_FORMS
+def test_forms_are_small_by_their_length(client: Client, no_lingering: None, path: str) -> None:
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 32769\r\n\r\n"
+    assert bare(client, head.encode()).startswith(b"HTTP/1.1 413 ")
+
+
+@PATHS_OF_FORMS
+def test_forms_are_small_without_a_length(client: Client, path: str) -> None:
     def chunks() -> Iterator[bytes]:
         for _ in range(40):
             yield b"x=" + b"1" * 998
 
-    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 32769\r\n\r\n"
-    assert bare(client, head.encode()).startswith(b"HTTP/1.1 413 ")
     answer = client.post(path, content=chunks())
     assert answer.status_code == 413 and "larger than the 32,768 bytes allowed" in answer.text
 
@@ -238,7 +253,7 @@ def test_who_has_no_token_takes_no_room_from_images(tmp_path: Path) -> None:
         assert guarded.post("/v1/score", headers=headers, json=large).status_code == 200
 
 
-def test_a_slow_body_is_cut_off(client: Client) -> None:
+def test_a_slow_body_is_cut_off(client: Client, no_lingering: None) -> None:
     head = b"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"
     answer = bare(client, head)
     assert answer.startswith(b"HTTP/1.1 408 ") and b"longer than 1 seconds" in answer

@@ -160,6 +160,8 @@ def _text(facts: StoreFacts) -> str:
         lines["of"] = f"weights {origin.weights_hash[:12]}, head {origin.head_name}"
         if origin.preprocessing is not None:
             lines["input"] = str(origin.preprocessing)
+        if origin.execution is not None:
+            lines["run as"] = str(origin.execution)
         if origin.class_names is not None:
             lines["classes"] = ", ".join(origin.class_names)
     lines["images"] = f"{facts.images}, and {facts.unreadable} unreadable"

@@ -61,6 +61,7 @@ class LargestImages(Statistic[TopImages]):
     """Which images have the largest positive values of each column of a quantity ``[N, K]``.
 
     Values that are zero or negative do not count: of a neuron that is dead there are no examples.
+    Of equal values those of the first ids go first, whatever the order and the batches.
 
     Args:
         of: the quantity.
@@ -78,8 +79,10 @@ class LargestImages(Statistic[TopImages]):
     def update(self, batch: Activations) -> None:
         values = batch.quantity(self.of).clamp(min=0)
         names = np.asarray(batch.ids or [""] * len(batch), dtype=object)
-        top = values.topk(min(self.size, len(batch)), dim=0)
-        self._add(top.values, names[top.indices.cpu().numpy()])
+        order = np.argsort(names)
+        values, names = values[torch.from_numpy(order).to(values.device)], names[order]
+        rows = _largest_rows(values, self.size)
+        self._add(values.gather(0, rows), names[rows.cpu().numpy()])
 
     def merge(self, other: Self) -> None:
         if other._top is not None:
@@ -89,11 +92,26 @@ class LargestImages(Statistic[TopImages]):
         if self._top is not None:
             values = torch.cat([self._top.values, values])
             ids = np.concatenate([self._top.ids, ids])
-        best = values.topk(min(self.size, len(values)), dim=0)
-        self._top = TopImages(
-            best.values, np.take_along_axis(ids, best.indices.cpu().numpy(), axis=0)
-        )
+        order = np.argsort(ids, axis=0)
+        values = values.gather(0, torch.from_numpy(order).to(values.device))
+        rows = _largest_rows(values, self.size)
+        kept = np.take_along_axis(order, rows.cpu().numpy(), axis=0)
+        self._top = TopImages(values.gather(0, rows), np.take_along_axis(ids, kept, axis=0))
 
     def finalize(self) -> TopImages:
         top = required(self._top)
         return TopImages(top.values, np.where(top.values.cpu().numpy() > 0, top.ids, ""))
+
+
+def _largest_rows(values: Tensor, size: int) -> Tensor:
+    """Of values ``[N, K]``, none negative, the rows of the largest, ``[at most size, K]``.
+
+    Rows of equal values above zero come in their order; only the columns that have any are sorted
+    as a whole, which takes many times as long.
+    """
+    top = values.topk(min(size + 1, len(values)), dim=0)  # one more: it may equal the last
+    tied = ((top.values[1:] == top.values[:-1]) & (top.values[1:] > 0)).any(dim=0)
+    rows = top.indices[:size]
+    if tied.any():
+        rows[:, tied] = values[:, tied].sort(dim=0, descending=True, stable=True).indices[:size]
+    return rows

@@ -16,7 +16,7 @@ from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
-from neroli.data import dicom, images
+from neroli.data import dicom_frames, images
 from neroli.data.arrays import picture_digest
 from neroli.errors import InvalidInput, NeroliError, TooManyPixels, UnreadableImage
 from neroli.files import digest
@@ -63,7 +63,7 @@ def decoded(data: bytes, limits: Limits) -> Upload:
     claimed_pixels(data, limits)
     with _refusing(limits):
         if _is_dicom(data):
-            picture = dicom.decode(data)
+            picture = dicom_frames.decode(data)
             return Upload(picture_digest(picture).hex(), picture)
         return Upload(digest(data).hex(), images.decode(data))
 
@@ -77,7 +77,7 @@ def claimed_pixels(data: bytes, limits: Limits) -> int:
     if not data:
         raise Refused(422, "The image is empty (0 bytes).")
     with _refusing(limits):
-        width, height = dicom.size_of(data) if _is_dicom(data) else images.size_of(data)
+        width, height = dicom_frames.size_of(data) if _is_dicom(data) else images.size_of(data)
     if width * height > limits.pixels:
         raise Refused(
             413, f"The image is {width}x{height} pixels, more than the {limits.pixels:,} allowed."
