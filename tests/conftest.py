@@ -18,6 +18,10 @@ from neroli.cli import app
 from neroli.detectors import NERO
 from networks import COLOURS, colour_images, colour_loader, trained_colour_network
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # tests run beside each other: one thread for each
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
+
 COLOUR_PREPROCESSING = Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 
 

@@ -51,11 +51,11 @@ def test_interval_covers_the_true_auroc_about_as_often_as_it_says() -> None:
     draw = np.random.default_rng(1)
     truth = 0.7602499389065233  # of two unit normals one apart
     covered = 0
-    for _ in range(100):
+    for _ in range(60):
         inside, outside = draw.normal(size=60), draw.normal(1, size=60)
-        interval = metrics.interval(metrics.auroc, inside, outside, level=0.8, resamples=100)
+        interval = metrics.interval(metrics.auroc, inside, outside, level=0.8, resamples=60)
         covered += interval.low <= truth <= interval.high
-    assert 65 <= covered <= 92
+    assert 38 <= covered <= 56
 
 
 @pytest.mark.parametrize(
