@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from guards import assert_same_guard, done, fit_arguments, run
+from neroli.cli.fit_run import FitRun
 from neroli.store import ActivationStore
 
 TESTS = Path(__file__).parents[1]
@@ -205,3 +206,25 @@ def test_a_merge_that_stopped_goes_on_with_what_it_had_joined(
     single = out.rename(tmp_path / "single")
     done([*arguments, "--allow-low-agreement"])
     assert_same_guard(single, out)
+
+
+def test_a_fit_without_shards_leaves_a_job_of_shards_alone(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the job was there before it or was begun meanwhile."""
+    arguments, partial = fit_arguments(pictures, tmp_path / "g"), tmp_path / "g.partial"
+    check = FitRun.check_unshared
+
+    def passed_before_a_shard_begins(run: FitRun) -> None:
+        check(run)
+        done([*arguments, "--shard", "2/3"])
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FitRun, "check_unshared", passed_before_a_shard_begins)
+        done(arguments)
+    before = sorted(partial.rglob("*"))
+    assert {partial / "job.json", partial / "parts" / "training-2-of-3"} <= set(before)
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert f"holds a fit in 3 shards: run `neroli merge {partial}`" in result.stderr
+    assert sorted(partial.rglob("*")) == before

@@ -73,6 +73,7 @@ class FitRun:
         )
         self.extractor: Extractor | None = None
         """What extracts whole sources instead of this process, if anything does."""
+        self._in_shards = False
         self._opened, self.held_out = (
             images_or_store(path, self.columns, options.every)
             for path in (options.train, options.calibration)
@@ -120,6 +121,15 @@ class FitRun:
             Partition(classifier, held_out, detector.requires, where, "calibration", of, how),
         )
 
+    def check_unshared(self) -> None:
+        """Raise InvalidInput if the folder is that of a fit in shards, which this one is not."""
+        if (self.folder / FILE).exists():
+            of = Job.read(self.folder).shards
+            raise InvalidInput(
+                f"{str(self.folder)!r} holds a fit in {of} shard{'s' * (of > 1)}: run `neroli "
+                f"merge {self.folder}` when all are extracted, or delete the folder."
+            )
+
     def begin(self, of: int) -> None:
         """Note in the folder that this is a fit in so many shards.
 
@@ -129,6 +139,7 @@ class FitRun:
         training = _divisible(self.training, self.options.train)
         job = Job(shards=of, training_images=len(training), options=self.options.absolute())
         job.begin(self.folder)
+        self._in_shards = True
 
     def extract_shard(self, shard: Shard) -> dict[str, ActivationStore | None]:
         """The stores of one part of the training and of the calibration images, if it has any."""
@@ -244,6 +255,8 @@ class FitRun:
 
     def _clear(self) -> None:
         """Drop what was only of use on the way."""
+        if not self._in_shards and (self.folder / FILE).exists():
+            return  # a fit in shards was begun there meanwhile
         (self.folder / FILE).unlink(missing_ok=True)
         passing = [self.folder / PARTS, *self.folder.glob(f"{PASS}*")]
         if self.options.store is None:
