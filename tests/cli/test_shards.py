@@ -228,3 +228,15 @@ def test_a_fit_without_shards_leaves_a_job_of_shards_alone(
     assert result.exit_code == 1
     assert f"holds a fit in 3 shards: run `neroli merge {partial}`" in result.stderr
     assert sorted(partial.rglob("*")) == before
+
+
+def test_every_shard_is_named_of_which_any_part_is_missing(pictures: Path, tmp_path: Path) -> None:
+    arguments, partial = fit_arguments(pictures, tmp_path / "g"), tmp_path / "g.partial"
+    for number in (1, 2, 3):
+        done([*arguments, "--shard", f"{number}/3"])
+    shutil.rmtree(partial / "parts" / "calibration-1-of-3")
+    shutil.rmtree(partial / "parts" / "training-3-of-3")
+    result = run("merge", partial)
+    assert result.exit_code == 1
+    assert "Shards 1 and 3 of 3 are missing, or the training and calibration" in result.stderr
+    assert "--shard 1/3 and --shard 3/3" in result.stderr

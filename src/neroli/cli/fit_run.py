@@ -30,7 +30,7 @@ from neroli.scale.blocks import divisible
 from neroli.scale.distributed import DistributedActivations, Workers
 from neroli.scale.gathering import Gather, GatheringStore
 from neroli.scale.job import FILE, FitOptions, Job
-from neroli.scale.partition import PARTS, Partition, Shard
+from neroli.scale.partition import PARTS, Partition, Shard, check_none_missing
 from neroli.scale.rounds import PASS
 from neroli.store import ActivationStore
 from neroli.store_precision import StoreDtype, check_dtype
@@ -151,9 +151,11 @@ class FitRun:
         """Make one store of the parts of the training and of the calibration images.
 
         Raises:
-            ArtefactError: if some are missing.
+            ArtefactError: if some are missing, which are named.
         """
-        for part in self.partitions(of):
+        parts = self.partitions(of)
+        check_none_missing({part.kind: part.missing(self.folder / part.kind) for part in parts})
+        for part in parts:
             part.joined(self.folder / part.kind)
 
     def learn(self, gather: Gather | None = None) -> None:
