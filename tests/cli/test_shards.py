@@ -240,3 +240,21 @@ def test_every_shard_is_named_of_which_any_part_is_missing(pictures: Path, tmp_p
     assert result.exit_code == 1
     assert "Shards 1 and 3 of 3 are missing, or the training and calibration" in result.stderr
     assert "--shard 1/3 and --shard 3/3" in result.stderr
+
+
+def test_a_round_takes_only_the_part_of_the_images_that_are_there(
+    pictures: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(pictures, tmp_path / "p")
+    arguments, partial = fit_arguments(tmp_path / "p", tmp_path / "g"), tmp_path / "g.partial"
+    done([*arguments, "--shard", "1/2"])
+    images = sorted((tmp_path / "p" / "train").rglob("*.png"))
+    shutil.copy(images[-1], images[0])
+    for number in (1, 2):  # the one of other images, the other never extracted
+        result = run("merge", partial, "--shard", f"{number}/2")
+        assert result.exit_code == 1
+        assert f"Shard {number} of 2 is missing, or the training images" in result.stderr
+        assert f"run the same `neroli fit` with --shard {number}/2." in result.stderr
+    assert not list(partial.glob("pass-*"))
+    done([*arguments, "--shard", "1/2"])
+    done(["merge", partial, "--shard", "1/2"])

@@ -147,6 +147,11 @@ class FitRun:
         parts = self.partitions(shard.of)
         return {part.kind: part.extract(shard, self.batch_size) for part in parts}
 
+    def check_extracted(self, shard: Shard) -> None:
+        """Raise ArtefactError unless the store of a part of the training images is there."""
+        training = self.partitions(shard.of)[0]
+        check_none_missing({training.kind: [] if training.has(shard) else [shard]})
+
     def join(self, of: int) -> None:
         """Make one store of the parts of the training and of the calibration images.
 

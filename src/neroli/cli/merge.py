@@ -58,7 +58,7 @@ def merge(
         part = None if shard is None else Shard.parse(shard)
         job = Job.read(folder)
         if part is not None:
-            facts = _round(folder, job, part, device)
+            facts = _round(folder, job, part, batch_size, device)
             emit(as_json, facts, lambda: _text(facts))
             return
         run = FitRun(job.options, batch_size=batch_size, device=device, folder=folder)
@@ -75,14 +75,12 @@ def merge(
 merge.__doc__ = f"{merge.__doc__}\n    {EXIT_CODES}"
 
 
-def _round(folder: Path, job: Job, shard: Shard, device: str) -> dict[str, Any]:
+def _round(folder: Path, job: Job, shard: Shard, batch_size: int, device: str) -> dict[str, Any]:
     """Gather the next pass on one shard, and say what was done."""
     import warnings
 
-    from neroli.cli.fit_run import chosen_detector, chosen_execution
+    from neroli.cli.fit_run import FitRun
     from neroli.errors import InvalidInput, NeroliWarning
-    from neroli.guard import Guard
-    from neroli.models import load_classifier
     from neroli.scale.gathering import GatheringStore
     from neroli.scale.partition import part_path
     from neroli.scale.rounds import Passes, PassGathered, Round
@@ -97,23 +95,16 @@ def _round(folder: Path, job: Job, shard: Shard, device: str) -> dict[str, Any]:
     others = job.training_shards()
     if shard not in others:
         return {**facts, "missing": []}
-    options = job.options
-    classifier = load_classifier(
-        options.model,
-        options.weights,
-        head=options.head,
-        device=device,
-        execution=chosen_execution(options),
-    )
-    classifier.preprocessing = None  # no image is looked at: the part says how it was
-    guard = Guard(classifier, chosen_detector(options))
+    run = FitRun(job.options, batch_size=batch_size, device=device, folder=folder)
+    run.begin(job.shards)
+    run.check_extracted(shard)
     parts = [part_path(folder, "training", each) for each in (shard, *others)]
     whole = next((path for path in parts if path.exists() and len(ActivationStore(path))), parts[0])
     gather = Round(Passes(folder, job), folder, shard).gathered
     try:
         with warnings.catch_warnings():  # the merge says all of it once
             warnings.simplefilter("ignore", NeroliWarning)
-            guard.fit(GatheringStore(whole, gather), keep_examples=options.keep_examples)
+            run.guard.fit(GatheringStore(whole, gather), keep_examples=job.options.keep_examples)
     except PassGathered as gathered:
         missing = [str(each) for each in gathered.missing]
         return {**facts, "pass": gathered.number, "missing": missing}
