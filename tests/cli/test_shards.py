@@ -15,6 +15,7 @@ from PIL import Image
 
 from guards import assert_same_guard, done, fit_arguments, run
 from neroli.cli.fit_run import FitRun
+from neroli.files import locked
 from neroli.store import ActivationStore
 
 TESTS = Path(__file__).parents[1]
@@ -258,3 +259,15 @@ def test_a_round_takes_only_the_part_of_the_images_that_are_there(
     assert not list(partial.glob("pass-*"))
     done([*arguments, "--shard", "1/2"])
     done(["merge", partial, "--shard", "1/2"])
+
+
+def test_only_one_process_merges_at_a_time(pictures: Path, tmp_path: Path) -> None:
+    out, partial = tmp_path / "g", tmp_path / "g.partial"
+    done([*fit_arguments(pictures, out), "--shard", "1/1"])
+    with locked(partial, "merge of"):
+        result = run("merge", partial)
+    assert result.exit_code == 1
+    assert f"Another process is writing the merge of '{partial}': wait" in result.stderr
+    assert not out.exists()
+    done(["merge", partial])
+    assert not partial.exists()

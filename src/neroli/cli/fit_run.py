@@ -22,6 +22,7 @@ from neroli.detectors import Detector, create
 from neroli.errors import ClassMapError, InvalidInput, NeroliWarning, NotFitted
 from neroli.execution import AS_IT_IS, Execution
 from neroli.extraction import extract, find_head, with_classes
+from neroli.files import LOCK
 from neroli.fitting import learns_held_out
 from neroli.guard import Guard
 from neroli.head import LinearHead
@@ -264,7 +265,9 @@ class FitRun:
         """Drop what was only of use on the way."""
         if not self._in_shards and (self.folder / FILE).exists():
             return  # a fit in shards was begun there meanwhile
-        (self.folder / FILE).unlink(missing_ok=True)
+        for name in (FILE, LOCK):
+            with contextlib.suppress(OSError):  # Windows does not let go of a lock that is held
+                (self.folder / name).unlink()
         passing = [self.folder / PARTS, *self.folder.glob(f"{PASS}*")]
         if self.options.store is None:
             passing += [self.folder / "training", self.folder / "calibration"]

@@ -49,6 +49,7 @@ def merge(
     with reported(as_json):
         from neroli.cli.fit_report import report_fit
         from neroli.cli.fit_run import FitRun
+        from neroli.files import locked
         from neroli.scale.job import Job
         from neroli.scale.partition import Shard
         from neroli.scale.rounds import Passes, Remaining
@@ -61,12 +62,14 @@ def merge(
             facts = _round(folder, job, part, batch_size, device)
             emit(as_json, facts, lambda: _text(facts))
             return
-        run = FitRun(job.options, batch_size=batch_size, device=device, folder=folder)
-        run.begin(job.shards)
-        run.join(job.shards)
-        remaining = Remaining(Passes(folder, job), ActivationStore(folder / "training"))
-        run.learn(remaining.gathered)
-        run.conclude(allow_low_agreement)
+        with locked(folder, "merge of"):
+            job = Job.read(folder)  # which another process may have merged by now
+            run = FitRun(job.options, batch_size=batch_size, device=device, folder=folder)
+            run.begin(job.shards)
+            run.join(job.shards)
+            remaining = Remaining(Passes(folder, job), ActivationStore(folder / "training"))
+            run.learn(remaining.gathered)
+            run.conclude(allow_low_agreement)
         report_fit(run, as_json)
         if run.guard.unreadable:
             raise typer.Exit(SOME_UNREADABLE)
