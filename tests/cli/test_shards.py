@@ -129,8 +129,13 @@ def test_other_options_are_refused_by_name(pictures: Path, tmp_path: Path) -> No
     assert "schema 9, newer than the 1" in run("merge", tmp_path / "g.partial").stderr
 
 
-def test_statistics_of_another_job_are_refused(pictures: Path, tmp_path: Path) -> None:
-    arguments, partial = fit_arguments(pictures, tmp_path / "g"), tmp_path / "g.partial"
+def test_statistics_of_another_job_are_refused_in_a_round_and_gathered_anew_by_the_merge(
+    pictures: Path, tmp_path: Path
+) -> None:
+    out, partial = tmp_path / "g", tmp_path / "g.partial"
+    arguments = fit_arguments(pictures, out)
+    done(arguments)
+    single = out.rename(tmp_path / "single")
     for number in (1, 2):
         done([*arguments, "--shard", f"{number}/2"])
     done(["merge", partial, "--shard", "1/2"])
@@ -143,15 +148,21 @@ def test_statistics_of_another_job_are_refused(pictures: Path, tmp_path: Path) -
         (first.read_bytes().replace(b"neroli statistics", b"neroli statistocs"), "are damaged"),
     ):
         second.write_bytes(content)
-        result = run("merge", partial)
+        result = run("merge", partial, "--shard", "1/2")
         assert result.exit_code == 1
         assert message in result.stderr
+    copy = shutil.copytree(partial, tmp_path / "copy")
+    result = done(["merge", copy])
+    assert "are damaged" in result.stderr
+    assert "pass 1 and those after it are gathered anew" in result.stderr
+    assert_same_guard(single, out)
     second.unlink()
     done(["merge", partial, "--shard", "2/2"])
     theirs = json.loads((partial / "job.json").read_text())
     theirs["options"]["confidence"] = 0.8
     (partial / "job.json").write_text(json.dumps(theirs))
-    assert "are of another fit or version" in run("merge", partial).stderr
+    result = run("merge", partial, "--shard", "1/2")
+    assert "are of another fit or version" in result.stderr
 
 
 def test_a_job_of_many_processes_that_are_killed_goes_on(pictures: Path, tmp_path: Path) -> None:

@@ -265,9 +265,9 @@ class FitRun:
         """Drop what was only of use on the way."""
         if not self._in_shards and (self.folder / FILE).exists():
             return  # a fit in shards was begun there meanwhile
-        for name in (FILE, LOCK):
-            with contextlib.suppress(OSError):  # Windows does not let go of a lock that is held
-                (self.folder / name).unlink()
+        (self.folder / FILE).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it may be held, which matters on Windows
+            (self.folder / LOCK).unlink()
         passing = [self.folder / PARTS, *self.folder.glob(f"{PASS}*")]
         if self.options.store is None:
             passing += [self.folder / "training", self.folder / "calibration"]
