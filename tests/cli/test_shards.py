@@ -32,15 +32,19 @@ SHARDS = 3
 
 def gathered_in_rounds(folder: Path) -> int:
     """Gather pass after pass until none is left; the number of passes."""
+    left = True
     for number in range(1, 40):
         for shard in range(1, SHARDS + 1):
             result = run("merge", folder, "--shard", f"{shard}/{SHARDS}", "--json")
             assert result.exit_code == 0, result.stderr
             facts = json.loads(result.stdout)
             if facts["pass"] is None:
+                assert not left, "the last shard of the last round has said so"
                 return number - 1
+            assert left, "there was another pass"
             assert facts["pass"] == number
             assert len(facts["missing"]) == SHARDS - shard
+            left = facts["left"]
     raise AssertionError("it never ends")
 
 
@@ -282,3 +286,20 @@ def test_only_one_process_merges_at_a_time(pictures: Path, tmp_path: Path) -> No
     assert not out.exists()
     done(["merge", partial])
     assert not partial.exists()
+
+
+def test_a_round_says_what_is_left(pictures: Path, tmp_path: Path) -> None:
+    """The detector takes one pass, and one compares predictions with labels."""
+    partial = tmp_path / "g.partial"
+    arguments = fit_arguments(pictures, tmp_path / "g", "--detector", "energy")
+    for number in (1, 2, 3):
+        done([*arguments, "--shard", f"{number}/3"])
+    said = [
+        done(["merge", partial, "--shard", f"{number}/3"]).stdout
+        for _ in range(2)
+        for number in (1, 2, 3)
+    ]
+    assert said[0] == "Gathered pass 1 on shard 1/3; 2 shards have not yet.\n"
+    assert said[1] == "Gathered pass 1 on shard 2/3; 1 shard has not yet.\n"
+    assert said[2].endswith("on shard 3/3, as on all others: go on with the next round.\n")
+    assert said[5].endswith(f"as on all others. No pass is left: neroli merge {partial}\n")

@@ -177,10 +177,14 @@ class Round:
         passes: the fit's.
         folder: of the job, in which the parts of the training images lie.
         shard: on which to gather.
+        only_read: gather nothing, so that what ``PassGathered`` names is the next pass to gather.
     """
 
-    def __init__(self, passes: Passes, folder: Path, shard: Shard) -> None:
+    def __init__(
+        self, passes: Passes, folder: Path, shard: Shard, *, only_read: bool = False
+    ) -> None:
         self._passes, self._shard, self._number = passes, shard, 0
+        self._only_read = only_read
         self._store = ActivationStore(part_path(folder, "training", shard))
 
     def gathered(self, statistics: Sequence[Statistic[Any]]) -> list[Any]:
@@ -193,7 +197,7 @@ class Round:
         """
         self._number += 1
         missing = self._passes.missing(self._number)
-        if self._shard in missing:
+        if self._shard in missing and not self._only_read:
             take_in(statistics, self._store)
             self._passes.write(self._number, self._shard, statistics)
             raise PassGathered(self._number, self._passes.missing(self._number))
