@@ -303,3 +303,14 @@ def test_a_round_says_what_is_left(pictures: Path, tmp_path: Path) -> None:
     assert said[1] == "Gathered pass 1 on shard 2/3; 1 shard has not yet.\n"
     assert said[2].endswith("on shard 3/3, as on all others: go on with the next round.\n")
     assert said[5].endswith(f"as on all others. No pass is left: neroli merge {partial}\n")
+
+
+@pytest.mark.parametrize("more", [[], ["--shard", "1/2"]], ids=["whole", "shard"])
+def test_a_fit_that_cannot_be_compiled_leaves_nothing_on_disk(
+    more: list[str], pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    result = run(*fit_arguments(pictures, tmp_path / "g", "--compile", *more))
+    assert result.exit_code == 1
+    assert "needs a C++ compiler" in result.stderr
+    assert not list(tmp_path.iterdir())

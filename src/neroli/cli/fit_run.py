@@ -15,12 +15,13 @@ from neroli.calibration import Promise
 from neroli.classifier import Classifier
 from neroli.cli.common import columns_named, execution_with, images_or_store, preprocessing_with
 from neroli.cli.hyperparameters import hyperparameters
+from neroli.compiling import check_compiler
 from neroli.data.pictures import Pictures
 from neroli.data.preprocessing import Preprocessing
 from neroli.data.sources import ImageSource
 from neroli.detectors import Detector, create
 from neroli.errors import ClassMapError, InvalidInput, NeroliWarning, NotFitted
-from neroli.execution import AS_IT_IS, Execution
+from neroli.execution import AS_IT_IS
 from neroli.extraction import extract, find_head, with_classes
 from neroli.files import LOCK
 from neroli.fitting import learns_held_out
@@ -88,9 +89,13 @@ class FitRun:
             options.weights,
             head=options.head,
             device=device,
-            execution=chosen_execution(options),
+            execution=execution_with(
+                AS_IT_IS, options.precision, options.channels_last, options.compile
+            ),
         )
-        detector = chosen_detector(options)  # the model may register it
+        # behind the model, which may register it
+        settings = hyperparameters(options.detector, options.setting)
+        detector = create(options.detector, **settings)
         self.match, training = None, self._opened
         classifier.preprocessing = chosen_preprocessing(options, classifier, training)
         if isinstance(training, Pictures):
@@ -144,6 +149,7 @@ class FitRun:
 
     def extract_shard(self, shard: Shard) -> dict[str, ActivationStore | None]:
         """The stores of one part of the training and of the calibration images, if it has any."""
+        self._check_runs()
         self.begin(shard.of)
         parts = self.partitions(shard.of)
         return {part.kind: part.extract(shard, self.batch_size) for part in parts}
@@ -177,6 +183,8 @@ class FitRun:
         store, requires = self.folder / "training", guard.detector.requires_to_fit
         training, opened = self.training, self._opened
         if not isinstance(training, ActivationStore):
+            if gather is None and self.extractor is None:
+                self._check_runs()
             if self.extractor is not None and not isinstance(opened, ActivationStore):
                 self.extractor(self.options.train, opened, training, store, requires)
             training = extract(
@@ -202,6 +210,7 @@ class FitRun:
         """
         shard, first = workers.shard, workers.rank == 0
         with workers.agreed():
+            self._check_runs()
             if first:
                 self.begin(shard.of)
         with workers.apart():
@@ -245,6 +254,12 @@ class FitRun:
         guard.save(self.out)
         self._clear()
 
+    def _check_runs(self) -> None:
+        """Raise InvalidInput, before anything is on disk, if the network cannot run here."""
+        classifier = self.guard.classifier
+        if classifier.execution.compile:
+            check_compiler(classifier.device)
+
     def _check_agreement(self, allowed: bool) -> None:
         agreement = self.guard.agreement
         if agreement is None:
@@ -281,15 +296,6 @@ class FitRun:
                 self.folder.rmdir()
 
 
-def chosen_execution(options: FitOptions) -> Execution:
-    """How the network of a fit runs.
-
-    Raises:
-        InvalidInput: if the precision is unknown.
-    """
-    return execution_with(AS_IT_IS, options.precision, options.channels_last, options.compile)
-
-
 def chosen_preprocessing(
     options: FitOptions, classifier: Classifier, training: ImageSource | ActivationStore
 ) -> Preprocessing:
@@ -321,15 +327,6 @@ def _divisible(images: ImageSource | ActivationStore, path: Path) -> Pictures:
             "--shard, with --engine local."
         )
     return divisible(images, path)
-
-
-def chosen_detector(options: FitOptions) -> Detector:
-    """The detector that a fit is of, not fitted yet.
-
-    Raises:
-        InvalidInput: if there is no such detector, or its hyper-parameters are out of range.
-    """
-    return create(options.detector, **hyperparameters(options.detector, options.setting))
 
 
 def _labels_needed(detector: Detector, head: LinearHead) -> bool:
