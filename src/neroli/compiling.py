@@ -64,7 +64,7 @@ class CompiledNetwork:
         Raises:
             InvalidInput: if the network cannot be compiled as a whole, with the reason.
         """
-        _check_compiler(images.device)
+        check_compiler(images.device)
         count = len(images)
         if count == 1:  # which would be compiled for itself
             images = torch.cat([images, images])
@@ -139,7 +139,7 @@ def _tensors(model: nn.Module) -> list[Tensor]:
     return [*model.parameters(), *model.buffers()]
 
 
-def _check_compiler(device: torch.device) -> None:
+def check_compiler(device: torch.device) -> None:
     """Raise InvalidInput if compiling for the CPU lacks what it needs."""
     wanted = [os.environ.get("CXX", ""), "g++", "clang++", "c++", "cl"]
     if device.type == "cpu" and not any(name and shutil.which(name) for name in wanted):

@@ -14,6 +14,8 @@ import pytest
 from PIL import Image
 
 from guards import assert_same_guard, done, fit_arguments, run
+from neroli.cli.fit_run import FitRun
+from neroli.files import locked
 from neroli.store import ActivationStore
 
 TESTS = Path(__file__).parents[1]
@@ -30,15 +32,19 @@ SHARDS = 3
 
 def gathered_in_rounds(folder: Path) -> int:
     """Gather pass after pass until none is left; the number of passes."""
+    left = True
     for number in range(1, 40):
         for shard in range(1, SHARDS + 1):
             result = run("merge", folder, "--shard", f"{shard}/{SHARDS}", "--json")
             assert result.exit_code == 0, result.stderr
             facts = json.loads(result.stdout)
             if facts["pass"] is None:
+                assert not left, "the last shard of the last round has said so"
                 return number - 1
+            assert left, "there was another pass"
             assert facts["pass"] == number
             assert len(facts["missing"]) == SHARDS - shard
+            left = facts["left"]
     raise AssertionError("it never ends")
 
 
@@ -127,8 +133,13 @@ def test_other_options_are_refused_by_name(pictures: Path, tmp_path: Path) -> No
     assert "schema 9, newer than the 1" in run("merge", tmp_path / "g.partial").stderr
 
 
-def test_statistics_of_another_job_are_refused(pictures: Path, tmp_path: Path) -> None:
-    arguments, partial = fit_arguments(pictures, tmp_path / "g"), tmp_path / "g.partial"
+def test_statistics_of_another_job_are_refused_in_a_round_and_gathered_anew_by_the_merge(
+    pictures: Path, tmp_path: Path
+) -> None:
+    out, partial = tmp_path / "g", tmp_path / "g.partial"
+    arguments = fit_arguments(pictures, out)
+    done(arguments)
+    single = out.rename(tmp_path / "single")
     for number in (1, 2):
         done([*arguments, "--shard", f"{number}/2"])
     done(["merge", partial, "--shard", "1/2"])
@@ -141,15 +152,21 @@ def test_statistics_of_another_job_are_refused(pictures: Path, tmp_path: Path) -
         (first.read_bytes().replace(b"neroli statistics", b"neroli statistocs"), "are damaged"),
     ):
         second.write_bytes(content)
-        result = run("merge", partial)
+        result = run("merge", partial, "--shard", "1/2")
         assert result.exit_code == 1
         assert message in result.stderr
+    copy = shutil.copytree(partial, tmp_path / "copy")
+    result = done(["merge", copy])
+    assert "are damaged" in result.stderr
+    assert "pass 1 and those after it are gathered anew" in result.stderr
+    assert_same_guard(single, out)
     second.unlink()
     done(["merge", partial, "--shard", "2/2"])
     theirs = json.loads((partial / "job.json").read_text())
     theirs["options"]["confidence"] = 0.8
     (partial / "job.json").write_text(json.dumps(theirs))
-    assert "are of another fit or version" in run("merge", partial).stderr
+    result = run("merge", partial, "--shard", "1/2")
+    assert "are of another fit or version" in result.stderr
 
 
 def test_a_job_of_many_processes_that_are_killed_goes_on(pictures: Path, tmp_path: Path) -> None:
@@ -205,3 +222,95 @@ def test_a_merge_that_stopped_goes_on_with_what_it_had_joined(
     single = out.rename(tmp_path / "single")
     done([*arguments, "--allow-low-agreement"])
     assert_same_guard(single, out)
+
+
+def test_a_fit_without_shards_leaves_a_job_of_shards_alone(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the job was there before it or was begun meanwhile."""
+    arguments, partial = fit_arguments(pictures, tmp_path / "g"), tmp_path / "g.partial"
+    check = FitRun.check_unshared
+
+    def passed_before_a_shard_begins(run: FitRun) -> None:
+        check(run)
+        done([*arguments, "--shard", "2/3"])
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FitRun, "check_unshared", passed_before_a_shard_begins)
+        done(arguments)
+    before = sorted(partial.rglob("*"))
+    assert {partial / "job.json", partial / "parts" / "training-2-of-3"} <= set(before)
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert f"holds a fit in 3 shards: run `neroli merge {partial}`" in result.stderr
+    assert sorted(partial.rglob("*")) == before
+
+
+def test_every_shard_is_named_of_which_any_part_is_missing(pictures: Path, tmp_path: Path) -> None:
+    arguments, partial = fit_arguments(pictures, tmp_path / "g"), tmp_path / "g.partial"
+    for number in (1, 2, 3):
+        done([*arguments, "--shard", f"{number}/3"])
+    shutil.rmtree(partial / "parts" / "calibration-1-of-3")
+    shutil.rmtree(partial / "parts" / "training-3-of-3")
+    result = run("merge", partial)
+    assert result.exit_code == 1
+    assert "Shards 1 and 3 of 3 are missing, or the training and calibration" in result.stderr
+    assert "--shard 1/3 and --shard 3/3" in result.stderr
+
+
+def test_a_round_takes_only_the_part_of_the_images_that_are_there(
+    pictures: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(pictures, tmp_path / "p")
+    arguments, partial = fit_arguments(tmp_path / "p", tmp_path / "g"), tmp_path / "g.partial"
+    done([*arguments, "--shard", "1/2"])
+    images = sorted((tmp_path / "p" / "train").rglob("*.png"))
+    shutil.copy(images[-1], images[0])
+    for number in (1, 2):  # the one of other images, the other never extracted
+        result = run("merge", partial, "--shard", f"{number}/2")
+        assert result.exit_code == 1
+        assert f"Shard {number} of 2 is missing, or the training images" in result.stderr
+        assert f"run the same `neroli fit` with --shard {number}/2." in result.stderr
+    assert not list(partial.glob("pass-*"))
+    done([*arguments, "--shard", "1/2"])
+    done(["merge", partial, "--shard", "1/2"])
+
+
+def test_only_one_process_merges_at_a_time(pictures: Path, tmp_path: Path) -> None:
+    out, partial = tmp_path / "g", tmp_path / "g.partial"
+    done([*fit_arguments(pictures, out), "--shard", "1/1"])
+    with locked(partial, "merge of"):
+        result = run("merge", partial)
+    assert result.exit_code == 1
+    assert f"Another process is writing the merge of '{partial}': wait" in result.stderr
+    assert not out.exists()
+    done(["merge", partial])
+    assert not partial.exists()
+
+
+def test_a_round_says_what_is_left(pictures: Path, tmp_path: Path) -> None:
+    """The detector takes one pass, and one compares predictions with labels."""
+    partial = tmp_path / "g.partial"
+    arguments = fit_arguments(pictures, tmp_path / "g", "--detector", "energy")
+    for number in (1, 2, 3):
+        done([*arguments, "--shard", f"{number}/3"])
+    said = [
+        done(["merge", partial, "--shard", f"{number}/3"]).stdout
+        for _ in range(2)
+        for number in (1, 2, 3)
+    ]
+    assert said[0] == "Gathered pass 1 on shard 1/3; 2 shards have not yet.\n"
+    assert said[1] == "Gathered pass 1 on shard 2/3; 1 shard has not yet.\n"
+    assert said[2].endswith("on shard 3/3, as on all others: go on with the next round.\n")
+    assert said[5].endswith(f"as on all others. No pass is left: neroli merge {partial}\n")
+
+
+@pytest.mark.parametrize("more", [[], ["--shard", "1/2"]], ids=["whole", "shard"])
+def test_a_fit_that_cannot_be_compiled_leaves_nothing_on_disk(
+    more: list[str], pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    result = run(*fit_arguments(pictures, tmp_path / "g", "--compile", *more))
+    assert result.exit_code == 1
+    assert "needs a C++ compiler" in result.stderr
+    assert not list(tmp_path.iterdir())

@@ -9,7 +9,7 @@ import torch
 
 from neroli import Activations, LinearHead, fit
 from neroli.detectors import Detector, create, names
-from neroli.errors import ArtefactError
+from neroli.errors import ArtefactError, NeroliWarning
 from neroli.explain.reference import Reference
 from neroli.scale.gathering import GatheringStore
 from neroli.scale.job import FitOptions, Job
@@ -94,6 +94,24 @@ def test_passes_that_were_not_gathered_in_rounds_are_made_in_one_process(
         remaining = Remaining(Passes(tmp_path, job), store).gathered
         found = fit([create("nero"), create("line")], GatheringStore(store.path, remaining), head)
         assert_equal(found, single)
+
+
+@pytest.mark.parametrize("damaged", [1, 2])
+def test_passes_of_damaged_files_are_made_in_one_process(
+    damaged: int, job: Job, training: Activations, head: LinearHead, tmp_path: Path
+) -> None:
+    single = fit(head_only(), training, head)
+    for shard in shards(COUNT) * 2:
+        gather = Round(Passes(tmp_path, job), tmp_path, shard).gathered
+        with pytest.raises(PassGathered):
+            fit(head_only(), GatheringStore(tmp_path / "training", gather), head)
+    file = tmp_path / f"pass-{damaged}" / f"shard-{COUNT}.safetensors"
+    file.write_bytes(file.read_bytes()[:-9])
+    (tmp_path / f"pass-{damaged}" / "merged.safetensors").unlink(missing_ok=True)
+    remaining = Remaining(Passes(tmp_path, job), ActivationStore(tmp_path / "training")).gathered
+    with pytest.warns(NeroliWarning, match=f"are damaged .*: pass {damaged} and those"):
+        found = fit(head_only(), GatheringStore(tmp_path / "training", remaining), head)
+    assert_equal(found, single)
 
 
 def test_what_was_gathered_on_other_images_is_refused(

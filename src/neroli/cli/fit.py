@@ -162,6 +162,8 @@ def fit(
         workers = stack.enter_context(torchrun_workers(engine))
         where = own_device(cluster, device, workers)
         run = FitRun(options, batch_size=batch_size, device=where)
+        if part is None and workers is None:
+            run.check_unshared()
         if cluster is not None:
             from neroli.scale.ray_engine import RayExtractor
 

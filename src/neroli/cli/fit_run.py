@@ -15,13 +15,15 @@ from neroli.calibration import Promise
 from neroli.classifier import Classifier
 from neroli.cli.common import columns_named, execution_with, images_or_store, preprocessing_with
 from neroli.cli.hyperparameters import hyperparameters
+from neroli.compiling import check_compiler
 from neroli.data.pictures import Pictures
 from neroli.data.preprocessing import Preprocessing
 from neroli.data.sources import ImageSource
 from neroli.detectors import Detector, create
 from neroli.errors import ClassMapError, InvalidInput, NeroliWarning, NotFitted
-from neroli.execution import AS_IT_IS, Execution
+from neroli.execution import AS_IT_IS
 from neroli.extraction import extract, find_head, with_classes
+from neroli.files import LOCK
 from neroli.fitting import learns_held_out
 from neroli.guard import Guard
 from neroli.head import LinearHead
@@ -30,7 +32,7 @@ from neroli.scale.blocks import divisible
 from neroli.scale.distributed import DistributedActivations, Workers
 from neroli.scale.gathering import Gather, GatheringStore
 from neroli.scale.job import FILE, FitOptions, Job
-from neroli.scale.partition import PARTS, Partition, Shard
+from neroli.scale.partition import PARTS, Partition, Shard, check_none_missing
 from neroli.scale.rounds import PASS
 from neroli.store import ActivationStore
 from neroli.store_precision import StoreDtype, check_dtype
@@ -73,6 +75,7 @@ class FitRun:
         )
         self.extractor: Extractor | None = None
         """What extracts whole sources instead of this process, if anything does."""
+        self._in_shards = False
         self._opened, self.held_out = (
             images_or_store(path, self.columns, options.every)
             for path in (options.train, options.calibration)
@@ -86,9 +89,13 @@ class FitRun:
             options.weights,
             head=options.head,
             device=device,
-            execution=chosen_execution(options),
+            execution=execution_with(
+                AS_IT_IS, options.precision, options.channels_last, options.compile
+            ),
         )
-        detector = chosen_detector(options)  # the model may register it
+        # behind the model, which may register it
+        settings = hyperparameters(options.detector, options.setting)
+        detector = create(options.detector, **settings)
         self.match, training = None, self._opened
         classifier.preprocessing = chosen_preprocessing(options, classifier, training)
         if isinstance(training, Pictures):
@@ -120,6 +127,15 @@ class FitRun:
             Partition(classifier, held_out, detector.requires, where, "calibration", of, how),
         )
 
+    def check_unshared(self) -> None:
+        """Raise InvalidInput if the folder is that of a fit in shards, which this one is not."""
+        if (self.folder / FILE).exists():
+            of = Job.read(self.folder).shards
+            raise InvalidInput(
+                f"{str(self.folder)!r} holds a fit in {of} shard{'s' * (of > 1)}: run `neroli "
+                f"merge {self.folder}` when all are extracted, or delete the folder."
+            )
+
     def begin(self, of: int) -> None:
         """Note in the folder that this is a fit in so many shards.
 
@@ -129,20 +145,29 @@ class FitRun:
         training = _divisible(self.training, self.options.train)
         job = Job(shards=of, training_images=len(training), options=self.options.absolute())
         job.begin(self.folder)
+        self._in_shards = True
 
     def extract_shard(self, shard: Shard) -> dict[str, ActivationStore | None]:
         """The stores of one part of the training and of the calibration images, if it has any."""
+        self._check_runs()
         self.begin(shard.of)
         parts = self.partitions(shard.of)
         return {part.kind: part.extract(shard, self.batch_size) for part in parts}
+
+    def check_extracted(self, shard: Shard) -> None:
+        """Raise ArtefactError unless the store of a part of the training images is there."""
+        training = self.partitions(shard.of)[0]
+        check_none_missing({training.kind: [] if training.has(shard) else [shard]})
 
     def join(self, of: int) -> None:
         """Make one store of the parts of the training and of the calibration images.
 
         Raises:
-            ArtefactError: if some are missing.
+            ArtefactError: if some are missing, which are named.
         """
-        for part in self.partitions(of):
+        parts = self.partitions(of)
+        check_none_missing({part.kind: part.missing(self.folder / part.kind) for part in parts})
+        for part in parts:
             part.joined(self.folder / part.kind)
 
     def learn(self, gather: Gather | None = None) -> None:
@@ -158,6 +183,8 @@ class FitRun:
         store, requires = self.folder / "training", guard.detector.requires_to_fit
         training, opened = self.training, self._opened
         if not isinstance(training, ActivationStore):
+            if gather is None and self.extractor is None:
+                self._check_runs()
             if self.extractor is not None and not isinstance(opened, ActivationStore):
                 self.extractor(self.options.train, opened, training, store, requires)
             training = extract(
@@ -183,6 +210,7 @@ class FitRun:
         """
         shard, first = workers.shard, workers.rank == 0
         with workers.agreed():
+            self._check_runs()
             if first:
                 self.begin(shard.of)
         with workers.apart():
@@ -226,6 +254,12 @@ class FitRun:
         guard.save(self.out)
         self._clear()
 
+    def _check_runs(self) -> None:
+        """Raise InvalidInput, before anything is on disk, if the network cannot run here."""
+        classifier = self.guard.classifier
+        if classifier.execution.compile:
+            check_compiler(classifier.device)
+
     def _check_agreement(self, allowed: bool) -> None:
         agreement = self.guard.agreement
         if agreement is None:
@@ -244,7 +278,11 @@ class FitRun:
 
     def _clear(self) -> None:
         """Drop what was only of use on the way."""
+        if not self._in_shards and (self.folder / FILE).exists():
+            return  # a fit in shards was begun there meanwhile
         (self.folder / FILE).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it may be held, which matters on Windows
+            (self.folder / LOCK).unlink()
         passing = [self.folder / PARTS, *self.folder.glob(f"{PASS}*")]
         if self.options.store is None:
             passing += [self.folder / "training", self.folder / "calibration"]
@@ -256,15 +294,6 @@ class FitRun:
         if self.options.store is None:
             with contextlib.suppress(OSError):  # something of the user's is in it
                 self.folder.rmdir()
-
-
-def chosen_execution(options: FitOptions) -> Execution:
-    """How the network of a fit runs.
-
-    Raises:
-        InvalidInput: if the precision is unknown.
-    """
-    return execution_with(AS_IT_IS, options.precision, options.channels_last, options.compile)
 
 
 def chosen_preprocessing(
@@ -298,15 +327,6 @@ def _divisible(images: ImageSource | ActivationStore, path: Path) -> Pictures:
             "--shard, with --engine local."
         )
     return divisible(images, path)
-
-
-def chosen_detector(options: FitOptions) -> Detector:
-    """The detector that a fit is of, not fitted yet.
-
-    Raises:
-        InvalidInput: if there is no such detector, or its hyper-parameters are out of range.
-    """
-    return create(options.detector, **hyperparameters(options.detector, options.setting))
 
 
 def _labels_needed(detector: Detector, head: LinearHead) -> bool:

@@ -42,13 +42,18 @@ def merge(
 ) -> None:
     """Join the shards of `neroli fit ... --shard i/n`, fit, calibrate and save the guard.
 
-    Without --shard this process makes every pass over the activations. With it, one job for each
-    shard makes one pass; repeat that until it says that none is left, or as often as you like:
-    the command without --shard makes those that remain. Interrupted, either goes on.
+    Without --shard this process makes every pass over the activations.
+
+    With it, one job for each shard makes one pass; repeat that until it says that none is left.
+
+    It may be fewer times: without --shard the passes that remain are made.
+
+    Interrupted, the same command goes on.
     """
     with reported(as_json):
         from neroli.cli.fit_report import report_fit
         from neroli.cli.fit_run import FitRun
+        from neroli.files import locked
         from neroli.scale.job import Job
         from neroli.scale.partition import Shard
         from neroli.scale.rounds import Passes, Remaining
@@ -58,15 +63,17 @@ def merge(
         part = None if shard is None else Shard.parse(shard)
         job = Job.read(folder)
         if part is not None:
-            facts = _round(folder, job, part, device)
+            facts = _round(folder, job, part, batch_size, device)
             emit(as_json, facts, lambda: _text(facts))
             return
-        run = FitRun(job.options, batch_size=batch_size, device=device, folder=folder)
-        run.begin(job.shards)
-        run.join(job.shards)
-        remaining = Remaining(Passes(folder, job), ActivationStore(folder / "training"))
-        run.learn(remaining.gathered)
-        run.conclude(allow_low_agreement)
+        with locked(folder, "merge of"):
+            job = Job.read(folder)  # which another process may have merged by now
+            run = FitRun(job.options, batch_size=batch_size, device=device, folder=folder)
+            run.begin(job.shards)
+            run.join(job.shards)
+            remaining = Remaining(Passes(folder, job), ActivationStore(folder / "training"))
+            run.learn(remaining.gathered)
+            run.conclude(allow_low_agreement)
         report_fit(run, as_json)
         if run.guard.unreadable:
             raise typer.Exit(SOME_UNREADABLE)
@@ -75,14 +82,12 @@ def merge(
 merge.__doc__ = f"{merge.__doc__}\n    {EXIT_CODES}"
 
 
-def _round(folder: Path, job: Job, shard: Shard, device: str) -> dict[str, Any]:
+def _round(folder: Path, job: Job, shard: Shard, batch_size: int, device: str) -> dict[str, Any]:
     """Gather the next pass on one shard, and say what was done."""
     import warnings
 
-    from neroli.cli.fit_run import chosen_detector, chosen_execution
+    from neroli.cli.fit_run import FitRun
     from neroli.errors import InvalidInput, NeroliWarning
-    from neroli.guard import Guard
-    from neroli.models import load_classifier
     from neroli.scale.gathering import GatheringStore
     from neroli.scale.partition import part_path
     from neroli.scale.rounds import Passes, PassGathered, Round
@@ -96,36 +101,42 @@ def _round(folder: Path, job: Job, shard: Shard, device: str) -> dict[str, Any]:
     facts: dict[str, Any] = {"folder": str(folder), "shard": str(shard), "pass": None}
     others = job.training_shards()
     if shard not in others:
-        return {**facts, "missing": []}
-    options = job.options
-    classifier = load_classifier(
-        options.model,
-        options.weights,
-        head=options.head,
-        device=device,
-        execution=chosen_execution(options),
-    )
-    classifier.preprocessing = None  # no image is looked at: the part says how it was
-    guard = Guard(classifier, chosen_detector(options))
+        return {**facts, "missing": [], "left": False}
+    run = FitRun(job.options, batch_size=batch_size, device=device, folder=folder)
+    run.begin(job.shards)
+    run.check_extracted(shard)
     parts = [part_path(folder, "training", each) for each in (shard, *others)]
     whole = next((path for path in parts if path.exists() and len(ActivationStore(path))), parts[0])
-    gather = Round(Passes(folder, job), folder, shard).gathered
-    try:
-        with warnings.catch_warnings():  # the merge says all of it once
-            warnings.simplefilter("ignore", NeroliWarning)
-            guard.fit(GatheringStore(whole, gather), keep_examples=options.keep_examples)
-    except PassGathered as gathered:
-        missing = [str(each) for each in gathered.missing]
-        return {**facts, "pass": gathered.number, "missing": missing}
-    return {**facts, "missing": []}
+    passes = Passes(folder, job)
+
+    def stopped(only_read: bool) -> PassGathered | None:
+        gather = Round(passes, folder, shard, only_read=only_read).gathered
+        try:
+            with warnings.catch_warnings():  # the merge says all of it once
+                warnings.simplefilter("ignore", NeroliWarning)
+                run.guard.fit(
+                    GatheringStore(whole, gather), keep_examples=job.options.keep_examples
+                )
+        except PassGathered as gathered:
+            return gathered
+        return None
+
+    gathered = stopped(only_read=False)
+    if gathered is None:
+        return {**facts, "missing": [], "left": False}
+    missing = [str(each) for each in gathered.missing]
+    left = bool(missing) or stopped(only_read=True) is not None
+    return {**facts, "pass": gathered.number, "missing": missing, "left": left}
 
 
 def _text(facts: dict[str, Any]) -> str:
+    finish = f"neroli merge {facts['folder']}"
     if facts["pass"] is None:
-        return (
-            f"No pass is left to gather on shard {facts['shard']}: neroli merge {facts['folder']}"
-        )
+        return f"No pass is left to gather on shard {facts['shard']}: {finish}"
     done = f"Gathered pass {facts['pass']} on shard {facts['shard']}"
-    if not facts["missing"]:
-        return f"{done}, the last one: go on with the next round."
-    return f"{done}; {len(facts['missing'])} shards have not yet."
+    if not facts["left"]:
+        return f"{done}, as on all others. No pass is left: {finish}"
+    count = len(facts["missing"])
+    if not count:
+        return f"{done}, as on all others: go on with the next round."
+    return f"{done}; {count} shard{'s have' if count > 1 else ' has'} not yet."

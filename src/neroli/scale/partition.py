@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -129,24 +129,19 @@ class Partition:
         """One store of all parts, the same as of the whole source.
 
         Raises:
-            ArtefactError: if parts are missing, which are named.
+            ArtefactError: as ``neroli.store_joining.joined``.
         """
-        key = self._key(self.pictures)
-        if (store := finished(path, key)) is not None:
-            return store
-        missing = [
-            shard
-            for shard in self.shards
-            if finished(self.path(shard), self._key(self._part(shard))) is None
-        ]
-        if missing:
-            run = " and ".join(f"--shard {shard}" for shard in missing[:_NAMED])
-            raise ArtefactError(
-                f"{named(missing)} {'is' if len(missing) == 1 else 'are'} missing, or the "
-                f"{self.kind} images or the model have changed since: run the same `neroli fit` "
-                f"with {run}."
-            )
-        return joined([self.path(shard) for shard in self.shards], path, key)
+        return joined([self.path(shard) for shard in self.shards], path, self._key(self.pictures))
+
+    def missing(self, joined: Path) -> list[Shard]:
+        """The shards whose part is not there, or is of other images; none once they are joined."""
+        if finished(joined, self._key(self.pictures)) is not None:
+            return []
+        return [shard for shard in self.shards if not self.has(shard)]
+
+    def has(self, shard: Shard) -> bool:
+        """Whether the store of a part is there, of these images and this model."""
+        return finished(self.path(shard), self._key(self._part(shard))) is not None
 
     def _part(self, shard: Shard) -> Pictures:
         return self.pictures.subset(shard.positions(len(self.pictures)))
@@ -157,6 +152,19 @@ class Partition:
     @cached_property
     def _origin(self) -> Origin:
         return origin_of(self.classifier, self.pictures)
+
+
+def check_none_missing(missing: Mapping[str, Collection[Shard]]) -> None:
+    """Raise ArtefactError, naming the shards, if parts of any kind of images are missing."""
+    kinds = " and ".join(kind for kind, found in missing.items() if found)
+    if not kinds:
+        return
+    found = sorted({shard for each in missing.values() for shard in each}, key=lambda s: s.number)
+    run = " and ".join(f"--shard {shard}" for shard in found[:_NAMED])
+    raise ArtefactError(
+        f"{named(found)} {'is' if len(found) == 1 else 'are'} missing, or the {kinds} images or "
+        f"the model have changed since: run the same `neroli fit` with {run}."
+    )
 
 
 def part_path(folder: Path, kind: str, shard: Shard) -> Path:

@@ -7,7 +7,9 @@ detectors ask again when they are given the results of the passes before.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from copy import deepcopy
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from neroli.accumulators import merge, packed, unpack
-from neroli.errors import ArtefactError
+from neroli.errors import ArtefactError, NeroliWarning
 from neroli.files import atomic_path, text_digest
 from neroli.fitting import gather, take_in
 from neroli.scale.job import Job
@@ -49,6 +51,19 @@ class PassGathered(Exception):  # no error: the other shards are to do the same
     def __init__(self, number: int, missing: Sequence[Shard]) -> None:
         super().__init__(f"Pass {number} is gathered on one shard.")
         self.number, self.missing = number, list(missing)
+
+
+class UnusableFile(ArtefactError):
+    """A file of statistics is damaged, or of something else.
+
+    Args:
+        fault: what is wrong with which file.
+        remedy: of one who gathers in rounds.
+    """
+
+    def __init__(self, fault: str, remedy: str) -> None:
+        super().__init__(f"{fault}: {remedy}.")
+        self.fault = fault
 
 
 class _Header(pydantic.BaseModel):
@@ -142,15 +157,15 @@ class Passes:
                 header = _Header.model_validate_json((file.metadata() or {})[_HEADER])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise ArtefactError(
-                f"The statistics {str(path)!r} are damaged ({error}): delete the file and run its "
-                "round again."
+            raise UnusableFile(
+                f"The statistics {str(path)!r} are damaged ({error})",
+                "delete the file and run its round again",
             ) from None
         for name, value in expected:
             if getattr(header, name) != value:
-                raise ArtefactError(
-                    f"The statistics {str(path)!r} are of {_OTHER.get(name, 'another ' + name)}: "
-                    f"delete {str(path.parent)!r} and all later passes, and run the rounds again."
+                raise UnusableFile(
+                    f"The statistics {str(path)!r} are of {_OTHER.get(name, 'another ' + name)}",
+                    f"delete {str(path.parent)!r} and all later passes, and run the rounds again",
                 )
         return tensors
 
@@ -162,10 +177,14 @@ class Round:
         passes: the fit's.
         folder: of the job, in which the parts of the training images lie.
         shard: on which to gather.
+        only_read: gather nothing, so that what ``PassGathered`` names is the next pass to gather.
     """
 
-    def __init__(self, passes: Passes, folder: Path, shard: Shard) -> None:
+    def __init__(
+        self, passes: Passes, folder: Path, shard: Shard, *, only_read: bool = False
+    ) -> None:
         self._passes, self._shard, self._number = passes, shard, 0
+        self._only_read = only_read
         self._store = ActivationStore(part_path(folder, "training", shard))
 
     def gathered(self, statistics: Sequence[Statistic[Any]]) -> list[Any]:
@@ -178,7 +197,7 @@ class Round:
         """
         self._number += 1
         missing = self._passes.missing(self._number)
-        if self._shard in missing:
+        if self._shard in missing and not self._only_read:
             take_in(statistics, self._store)
             self._passes.write(self._number, self._shard, statistics)
             raise PassGathered(self._number, self._passes.missing(self._number))
@@ -190,6 +209,8 @@ class Round:
 class Remaining:
     """Gathers the passes that were not gathered in rounds on all images, in this process.
 
+    From a pass on whose files cannot be used, which a NeroliWarning says, none are.
+
     Args:
         passes: the fit's.
         store: of all training images.
@@ -197,15 +218,25 @@ class Remaining:
 
     def __init__(self, passes: Passes, store: ActivationStore) -> None:
         self._passes, self._store, self._number = passes, store, 0
+        self._usable = True
 
     def gathered(self, statistics: Sequence[Statistic[Any]]) -> list[Any]:
         """The results of the next pass.
 
         Raises:
             NotEnoughImages, InvalidInput: as ``neroli.fitting.gather``.
-            ArtefactError: as ``Passes.results``.
+            ArtefactError: if what was gathered cannot be written.
         """
         self._number += 1
-        if self._passes.missing(self._number):
-            return gather(statistics, self._store)
-        return self._passes.results(self._number, statistics)
+        if self._usable and not self._passes.missing(self._number):
+            empty = deepcopy(statistics)
+            try:
+                return self._passes.results(self._number, statistics)
+            except UnusableFile as error:
+                self._usable, statistics = False, empty
+                warnings.warn(
+                    f"{error.fault}: pass {self._number} and those after it are gathered anew.",
+                    NeroliWarning,
+                    stacklevel=2,
+                )
+        return gather(statistics, self._store)
