@@ -29,6 +29,7 @@ from neroli.store_files import (
     Shard,
     ShardContent,
     StoreManifest,
+    no_store,
     read_head,
     read_manifest,
     shard_path,
@@ -56,7 +57,7 @@ class ActivationStore:
         self.path = Path(path)
         manifest = read_manifest(self.path)
         if manifest is None:
-            raise ArtefactError(f"There is no activation store in {str(self.path)!r}.")
+            raise no_store(self.path)
         if not manifest.complete:
             raise ArtefactError(
                 f"The activation store {str(self.path)!r} is incomplete: run the extraction again, "

@@ -20,6 +20,7 @@ from neroli.store_files import (
     Origin,
     Shard,
     StoreManifest,
+    no_store,
     read_head,
     read_manifest,
     shard_path,
@@ -151,7 +152,7 @@ def verified(path: Path | str) -> Verification:
 def _manifest(folder: Path) -> StoreManifest:
     manifest = read_manifest(folder)
     if manifest is None:
-        raise ArtefactError(f"There is no activation store in {str(folder)!r}.")
+        raise no_store(folder)
     return manifest
 
 

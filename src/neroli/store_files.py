@@ -192,6 +192,32 @@ def is_store(path: Path | str) -> bool:
     return all((Path(path) / name).is_file() for name in ("store.json", "head.safetensors"))
 
 
+def no_store(folder: Path) -> ArtefactError:
+    """Why a folder without a manifest or head is no activation store."""
+    named, manifest, head = repr(str(folder)), folder / "store.json", folder / "head.safetensors"
+    if looks_like_store(folder):
+        missing = " or ".join(path.name for path in (manifest, head) if not path.is_file())
+        return ArtefactError(
+            f"{named} is an incomplete or damaged activation store, without {missing}: extract "
+            "the images again."
+        )
+    if inner := stores_in(folder):
+        names = " or ".join(repr(str(path)) for path in inner[:3])
+        return ArtefactError(f"{named} holds activation stores and is none itself: give {names}.")
+    return ArtefactError(f"There is no activation store in {named}.")
+
+
+def looks_like_store(folder: Path) -> bool:
+    """Whether any file of an activation store is in a folder."""
+    names = ("store.json", "head.safetensors")
+    return any((folder / name).is_file() for name in names) or bool(shard_paths(folder))
+
+
+def stores_in(folder: Path) -> list[Path]:
+    """The activation stores directly below a folder, such as that of ``neroli fit --store``."""
+    return sorted(path for path in folder.glob("*") if is_store(path))
+
+
 def shard_path(folder: Path, number: int) -> Path:
     """Where a shard of a store is, counted from 0."""
     return folder / f"shard-{number:06d}.safetensors"

@@ -10,6 +10,8 @@ from typer.testing import CliRunner, Result
 
 from neroli import ActivationStore, Guard
 from neroli.cli import app
+from neroli.data.opening import open_images
+from neroli.errors import ArtefactError
 from neroli.store_files import shard_path
 from networks import trained_colour_network
 
@@ -183,3 +185,28 @@ def test_folders_that_are_no_stores_are_one_sentence(pictures: Path, tmp_path: P
     result = run("store", "merge", pictures, "--out", tmp_path / "m")
     assert result.exit_code == 1
     assert "no activation store" in result.stderr
+
+
+def test_folders_that_are_nearly_stores_are_not_taken_for_images(
+    fitted: Path, pictures: Path, tmp_path: Path
+) -> None:
+    def refusal(train: Path) -> str:
+        data = ["--train", train, "--calibration", pictures / "calibration", *NORMALISE]
+        weights = pictures / "weights.safetensors"
+        result = run("fit", *MODEL, weights, *data, "--out", tmp_path / "g")
+        assert result.exit_code == 1
+        return result.stderr
+
+    for missing in ("store.json", "head.safetensors"):
+        store = tmp_path / f"without-{missing}"
+        shutil.copytree(fitted / "store/training", store)
+        (store / missing).unlink()
+        said = refusal(store)
+        assert f"is an incomplete or damaged activation store, without {missing}:" in said
+    said = refusal(fitted / "store")
+    assert "holds activation stores and is none itself" in said
+    assert f"{str(fitted / 'store/training')!r}" in said
+    result = run("store", "inspect", tmp_path / "without-store.json")
+    assert "incomplete or damaged activation store, without store.json" in result.stderr
+    with pytest.raises(ArtefactError, match="images themselves are needed"):
+        open_images(fitted / "store/training")
