@@ -126,7 +126,7 @@ def test_stores_of_others_are_refused_before_the_work(
     with pytest.raises(InvalidInput, match="another classifier: extract"):
         Guard(Classifier(other), MSP()).fit(stores["train"])
     grey = Preprocessing(mean=(0.4, 0.4, 0.4), std=COLOUR_PREPROCESSING.std)
-    with pytest.raises(InvalidInput, match=r"preprocessed otherwise.*0\.5.*0\.4"):
+    with pytest.raises(InvalidInput, match=r"another preprocessing.*0\.5.*0\.4"):
         Guard(Classifier(classifier.model, preprocessing=grey), MSP()).fit(stores["train"])
     tapping = Guard(
         classifier, NACUE(layers=("0",), bins=(50, 50), full=(10.0, 10.0), alpha=(1.0, 1.0))

@@ -41,8 +41,8 @@ def check_store(store: ActivationStore, classifier: Classifier, requires: Requir
     known = (origin.preprocessing, classifier.preprocessing)
     if None not in known and known[0] != known[1]:
         raise InvalidInput(
-            f"The images of the store {name!r} were preprocessed otherwise ({known[0]}) than this "
-            f"classifier does ({known[1]}): give it the same preprocessing, or extract again."
+            f"The store {name!r} was extracted with another preprocessing ({known[0]}) than this "
+            f"classifier's ({known[1]}): give it the same preprocessing, or extract again."
         )
     _check_execution(store, classifier)
     classifier.preprocessing = known[1] or known[0]

@@ -96,7 +96,11 @@ def test_options_that_need_the_images_are_refused(
         assert f"{options[0]} needs the images" in result.stderr
     result = fit_on_stores(fitted, pictures, tmp_path / "g", "--mean", "0,0,0", "--std", "1,1,1")
     assert result.exit_code == 1
-    assert "preprocessed otherwise" in result.stderr
+    assert "another preprocessing" in result.stderr
+    result = fit_on_stores(fitted, pictures, tmp_path / "g", "--resize", "9x9")
+    assert result.exit_code == 1
+    assert "extracted with another preprocessing (mean 0.5 0.5 0.5, std" in result.stderr
+    assert "than this classifier's (resize 9x9, mean 0.5 0.5 0.5, std" in result.stderr
     result = fit_on_stores(
         fitted, pictures, tmp_path / "g", "--detector", "nac_ue", "--set", "layers=0", "--set",
         "bins=[50,50]", "--set", "full=[10,10]", "--set", "alpha=[1,1]",

@@ -270,7 +270,9 @@ def chosen_execution(options: FitOptions) -> Execution:
 def chosen_preprocessing(
     options: FitOptions, classifier: Classifier, training: ImageSource | ActivationStore
 ) -> Preprocessing:
-    """How pictures become the network's input: as asked for, or as a given store says.
+    """How pictures become the network's input: as a given store says, with what was asked for.
+
+    Another than that of the store is refused when the store is used.
 
     Raises:
         ModelError, InvalidInput: as ``preprocessing_with``.
@@ -285,7 +287,7 @@ def chosen_preprocessing(
                 f"{option} needs the images, and {str(options.train)!r} is an activation store: "
                 "give --train the images it was extracted from."
             )
-        if training.origin is not None and given == (None,) * len(given):
+        if training.origin is not None:
             stated = training.origin.preprocessing or stated
     return preprocessing_with(stated, *given)
 
