@@ -110,6 +110,31 @@ def test_options_that_need_the_images_are_refused(
     assert not (tmp_path / "g").exists()
 
 
+@pytest.mark.parametrize(
+    "option", ["--store kept", "--store-dtype float16", "--engine ray"], ids=lambda o: o.split()[0]
+)
+def test_options_of_extraction_are_refused_where_nothing_is_extracted(
+    fitted: Path, pictures: Path, tmp_path: Path, option: str
+) -> None:
+    if "ray" in option:
+        pytest.importorskip("ray")
+    result = fit_on_stores(fitted, pictures, tmp_path / "g", *option.split())
+    assert result.exit_code == 1
+    named = option if "ray" in option else option.split()[0]
+    assert f"{named} is for activations yet to be extracted" in result.stderr
+    assert not (tmp_path / "g").exists()
+
+
+def test_what_is_extracted_beside_a_store_is_kept(
+    fitted: Path, pictures: Path, tmp_path: Path
+) -> None:
+    data = ["--train", fitted / "store/training", "--calibration", pictures / "calibration"]
+    more = ["--out", tmp_path / "g", "--store", tmp_path / "kept"]
+    result = run("fit", *MODEL, pictures / "weights.safetensors", *data, *more)
+    assert result.exit_code == 0, result.stderr
+    assert len(ActivationStore(tmp_path / "kept/calibration")) == 60
+
+
 def test_float16_is_an_option_of_fit(pictures: Path, tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     more = ("--store", kept, "--store-dtype", "float16")

@@ -163,6 +163,7 @@ def fit(
         where = own_device(cluster, device, workers)
         run = FitRun(options, batch_size=batch_size, device=where)
         if cluster is not None:
+            run.need_network("--engine ray")
             from neroli.scale.ray_engine import RayExtractor
 
             stack.enter_context(cluster)

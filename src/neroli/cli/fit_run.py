@@ -77,6 +77,9 @@ class FitRun:
             images_or_store(path, self.columns, options.every)
             for path in (options.train, options.calibration)
         )
+        for option in ("store", "store_dtype"):
+            if getattr(options, option) is not None:
+                self.need_network(f"--{option.replace('_', '-')}")
         held_out = self.held_out
         count = len(held_out) if isinstance(held_out, ActivationStore) else held_out.size
         if count is not None:
@@ -98,6 +101,14 @@ class FitRun:
         self.training = training
         self.guard = Guard(classifier, detector)
         self.guard.model_source = model_source(options.model, options.weights, self.out)
+
+    def need_network(self, option: str) -> None:
+        """Raise InvalidInput, naming an option, if no network runs as all images are stores."""
+        if all(isinstance(images, ActivationStore) for images in (self._opened, self.held_out)):
+            raise InvalidInput(
+                f"{option} is for activations yet to be extracted, and --train and --calibration "
+                "are activation stores: leave it out."
+            )
 
     def partitions(self, of: int) -> tuple[Partition, Partition]:
         """The training and the calibration images in so many parts.
