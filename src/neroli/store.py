@@ -29,6 +29,7 @@ from neroli.store_files import (
     Shard,
     ShardContent,
     StoreManifest,
+    check_outside_stores,
     no_store,
     read_head,
     read_manifest,
@@ -157,7 +158,8 @@ class StoreWriter:
 
     Raises:
         InvalidInput: if ``dtype`` is unknown.
-        ArtefactError: if the folder cannot be written to, or holds a store of a newer schema.
+        ArtefactError: if the folder cannot be written to, lies inside a store, or holds one of a
+            newer schema.
     """
 
     def __init__(
@@ -183,6 +185,7 @@ class StoreWriter:
             raise ArtefactError(
                 f"{str(self.path)!r} holds other files and no store: choose an empty or new folder."
             )
+        check_outside_stores(self.path)
         self._lock = ExitStack()
         self._lock.enter_context(locked(self.path, "store"))
         found = read_manifest(self.path, or_none=True)  # this folder is for writing to

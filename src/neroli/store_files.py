@@ -218,6 +218,16 @@ def stores_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*") if is_store(path))
 
 
+def check_outside_stores(folder: Path) -> None:
+    """Raise ArtefactError if a folder lies inside an activation store."""
+    for parent in folder.resolve().parents:
+        if is_store(parent):
+            raise ArtefactError(
+                f"{str(folder)!r} lies inside the activation store {str(parent)!r}: choose a "
+                "folder outside it."
+            )
+
+
 def shard_path(folder: Path, number: int) -> Path:
     """Where a shard of a store is, counted from 0."""
     return folder / f"shard-{number:06d}.safetensors"

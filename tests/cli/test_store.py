@@ -206,6 +206,19 @@ def test_prune_writes_a_smaller_store(fitted: Path, tmp_path: Path) -> None:
     assert "holds another activation store" in result.stderr
 
 
+def test_no_store_is_written_inside_a_store(fitted: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(fitted / "store/training", store)
+    (tmp_path / "link").symlink_to(store)
+    before = sorted(tmp_path.rglob("*"))
+    for command in (("merge", store), ("prune", store, "--drop", "labels")):
+        for out in (store / "y", tmp_path / "link" / "deep" / "y"):
+            result = run("store", *command, "--out", out)
+            assert result.exit_code == 1
+            assert f"lies inside the activation store {str(store)!r}" in result.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_folders_that_are_no_stores_are_one_sentence(pictures: Path, tmp_path: Path) -> None:
     for command in ("inspect", "verify"):
         result = run("store", command, pictures, "--json")
