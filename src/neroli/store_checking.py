@@ -130,7 +130,9 @@ def verified(path: Path | str) -> Verification:
     if not manifest.complete:
         problems.append("It is incomplete: run the extraction again, it goes on where it stopped.")
     elif len(shards) != manifest.shards:
-        problems.append(f"{len(shards)} of its {manifest.shards} shards are whole.")
+        problems.append(
+            f"The number of whole shards is {len(shards)} instead of {manifest.shards}."
+        )
     columns: dict[str, Column] = {}
     digests: list[Tensor] = []
     for shard in shards:

@@ -123,7 +123,9 @@ class Shard:
             with safe_open(path, "pt") as file:
                 self.names = frozenset(file.keys())
                 self.rows = file.get_slice("logits").get_shape()[0] if "logits" in self.names else 0
-            self.end: int = self._header()["end"]
+            header = self._header()
+            self.end: int = header["end"]
+            _ = header["ids"], _failures(header)  # which are read again when asked for
         except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
             raise ArtefactError(
                 f"The shard {str(path)!r} is damaged ({error}): delete its store and extract again."
@@ -131,7 +133,7 @@ class Shard:
 
     @property
     def failures(self) -> list[Failure]:
-        return [Failure(name, reason) for name, reason in self._header()["failures"]]
+        return _failures(self._header())
 
     def columns(self) -> dict[str, Column]:
         """Dtype and row shape of every column, by name."""
@@ -185,6 +187,10 @@ class Shard:
         with safe_open(self.path, "pt") as file:
             header: dict[str, Any] = json.loads(file.metadata()["shard"])
         return header
+
+
+def _failures(header: dict[str, Any]) -> list[Failure]:
+    return [Failure(name, reason) for name, reason in header["failures"]]
 
 
 def is_store(path: Path | str) -> bool:

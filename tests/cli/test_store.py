@@ -142,7 +142,7 @@ def test_float16_is_an_option_of_fit(pictures: Path, tmp_path: Path) -> None:
     assert ActivationStore(kept / "training").columns()["features"][0] == "F16"
     result = fit_on_images(pictures, tmp_path / "g", "--store-dtype", "int4")
     assert result.exit_code == 1
-    assert "'int4'" in result.stderr
+    assert "--store-dtype float16" in result.stderr and "'int4'" in result.stderr
 
 
 def test_inspect_says_what_a_store_is(fitted: Path) -> None:
@@ -150,9 +150,25 @@ def test_inspect_says_what_a_store_is(fitted: Path) -> None:
     for part in ("complete", "120, and 0 unreadable", "16 features to 3 classes", "as  float32"):
         assert part in text
     assert "features F32" in text
+    size = sum(file.stat().st_size for file in (fitted / "store/training").iterdir())
+    assert f"{size / 1000:.1f} kB in 1 shard\n" in text
     facts = json.loads(run("store", "inspect", fitted / "store/training", "--json").stdout)
     assert facts["columns"]["logits"] == {"dtype": "F32", "shape": [3]}
     assert facts["origin"]["class_names"] == ["blue", "green", "red"]
+
+
+def test_a_surplus_shard_is_said_and_goes_when_the_fit_is_run_again(
+    fitted: Path, pictures: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(fitted / "store", tmp_path / "store")
+    store = tmp_path / "store/training"
+    shutil.copy(shard_path(store, 0), shard_path(store, 1))
+    assert (
+        "damaged: the number of shards is 2 instead of 1" in run("store", "inspect", store).stdout
+    )
+    assert "whole shards is 2 instead of 1" in run("store", "verify", store).stdout
+    assert fit_on_images(pictures, tmp_path / "g", "--store", store.parent).exit_code == 0
+    assert len(ActivationStore(store)) == 120
 
 
 def test_verify_finds_a_changed_byte(fitted: Path, tmp_path: Path) -> None:
@@ -188,6 +204,11 @@ def test_merge_joins_and_never_replaces_another_store(fitted: Path, tmp_path: Pa
     result = run("store", "merge", training, calibration, "--out", tmp_path / "n")
     assert result.exit_code == 1
     assert "differ in the column 'labels' (I64 [] and absent)" in result.stderr
+    pruning = ("--drop", "labels")
+    assert f"`neroli store prune {' '.join(pruning)}`" in result.stderr
+    assert run("store", "prune", training, *pruning, "--out", tmp_path / "p").exit_code == 0
+    result = run("store", "merge", tmp_path / "p", calibration, "--out", tmp_path / "n")
+    assert result.exit_code == 0, result.stderr
 
 
 def test_prune_writes_a_smaller_store(fitted: Path, tmp_path: Path) -> None:
