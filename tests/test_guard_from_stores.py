@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from conftest import COLOUR_PREPROCESSING
 from neroli import ActivationStore, Classifier, Guard, Preprocessing, extract
 from neroli import store as store_module
 from neroli.detectors import MSP, NACUE, NERO
-from neroli.errors import InvalidInput, NeroliWarning, NotCalibrated
+from neroli.errors import ArtefactError, InvalidInput, NeroliWarning, NotCalibrated
 from neroli.execution import Execution
 from neroli.scores import ScoreTable
 from neroli.store_joining import joined
@@ -125,7 +126,7 @@ def test_stores_of_others_are_refused_before_the_work(
     with pytest.raises(InvalidInput, match="another classifier: extract"):
         Guard(Classifier(other), MSP()).fit(stores["train"])
     grey = Preprocessing(mean=(0.4, 0.4, 0.4), std=COLOUR_PREPROCESSING.std)
-    with pytest.raises(InvalidInput, match=r"preprocessed otherwise.*0\.5.*0\.4"):
+    with pytest.raises(InvalidInput, match=r"another preprocessing.*0\.5.*0\.4"):
         Guard(Classifier(classifier.model, preprocessing=grey), MSP()).fit(stores["train"])
     tapping = Guard(
         classifier, NACUE(layers=("0",), bins=(50, 50), full=(10.0, 10.0), alpha=(1.0, 1.0))
@@ -143,6 +144,18 @@ def in_half(pictures: Path, out: Path) -> ActivationStore:
         execution=Execution("bfloat16"),
     )
     return extract(half, pictures / "train", out, labelled=True)
+
+
+@pytest.mark.parametrize("changed", ["weight", "bias"])
+def test_a_store_whose_head_was_changed_is_refused(
+    stores: dict[str, ActivationStore], changed: str
+) -> None:
+    path = stores["train"].path / "head.safetensors"
+    tensors = load_file(path)
+    tensors[changed].view(-1)[0] += 0.01 * tensors[changed].abs().max() + 0.01
+    save_file(tensors, path)
+    with pytest.raises(ArtefactError, match="head in the store .*train.* is not the classifier's"):
+        Guard(bare(), NERO()).fit(ActivationStore(stores["train"].path))
 
 
 def test_a_store_of_another_precision_is_refused_and_of_another_layout_has_a_warning(

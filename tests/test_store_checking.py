@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load, save_file
+from safetensors.torch import load, load_file, save_file
 
 from conftest import random_activations, write_pictures
 from neroli import Activations, Classifier, LinearHead, extract
@@ -147,7 +147,7 @@ def test_damaged_and_missing_files_are_named(store: Path) -> None:
     assert (facts.shards, facts.num_features) == (3, None)
     problems = verified(store).problems
     assert [p.split()[0] for p in problems[:3]] == list(expected)
-    assert "3 of its 5 shards are whole." in problems
+    assert "The number of whole shards is 3 instead of 5." in problems
 
 
 def test_an_incomplete_store_can_be_looked_at(head: LinearHead, tmp_path: Path) -> None:
@@ -163,3 +163,13 @@ def test_no_store_is_one_sentence(tmp_path: Path) -> None:
     for look in (inspected, verified):
         with pytest.raises(ArtefactError, match="no activation store"):
             look(tmp_path)
+
+
+@pytest.mark.parametrize("header", [{}, {"ids": None}, {"ids": None, "failures": [["a.png"]]}])
+def test_a_shard_whose_header_lacks_something_is_damaged(
+    store: Path, header: dict[str, object]
+) -> None:
+    path = shard_path(store, 0)
+    save_file(load_file(path), path, {"shard": json.dumps({"end": 10, **header})})
+    assert inspected(store).damaged == (path.name,)
+    assert f"{path.name} is damaged." in verified(store).problems

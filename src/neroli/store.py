@@ -29,6 +29,8 @@ from neroli.store_files import (
     Shard,
     ShardContent,
     StoreManifest,
+    check_outside_stores,
+    no_store,
     read_head,
     read_manifest,
     shard_path,
@@ -56,7 +58,7 @@ class ActivationStore:
         self.path = Path(path)
         manifest = read_manifest(self.path)
         if manifest is None:
-            raise ArtefactError(f"There is no activation store in {str(self.path)!r}.")
+            raise no_store(self.path)
         if not manifest.complete:
             raise ArtefactError(
                 f"The activation store {str(self.path)!r} is incomplete: run the extraction again, "
@@ -68,8 +70,8 @@ class ActivationStore:
         self.shards = [Shard(path) for path in shard_paths(self.path)]
         if len(self.shards) != manifest.shards:
             raise ArtefactError(
-                f"The store {str(self.path)!r} has {len(self.shards)} of its {manifest.shards} "
-                "shards: run the extraction again."
+                f"The number of shards of the store {str(self.path)!r} is {len(self.shards)} "
+                f"instead of {manifest.shards}: run the extraction again."
             )
         self.ends = [shard.end + manifest.offset(i) for i, shard in enumerate(self.shards)]
         """Positions in the image source behind the last image of every shard."""
@@ -156,7 +158,8 @@ class StoreWriter:
 
     Raises:
         InvalidInput: if ``dtype`` is unknown.
-        ArtefactError: if the folder cannot be written to, or holds a store of a newer schema.
+        ArtefactError: if the folder cannot be written to, lies inside a store, or holds one of a
+            newer schema.
     """
 
     def __init__(
@@ -182,13 +185,14 @@ class StoreWriter:
             raise ArtefactError(
                 f"{str(self.path)!r} holds other files and no store: choose an empty or new folder."
             )
+        check_outside_stores(self.path)
         self._lock = ExitStack()
         self._lock.enter_context(locked(self.path, "store"))
         found = read_manifest(self.path, or_none=True)  # this folder is for writing to
         if found is not None and found.key == key and not anew:
             self._manifest.offsets = found.offsets
             self._write_manifest(complete=False)
-            self._resume()
+            self._resume(found.shards)
         else:
             self._start()
 
@@ -296,7 +300,8 @@ class StoreWriter:
         write_head(self.path, self._head)
         self._write_manifest(complete=False)
 
-    def _resume(self) -> None:
+    def _resume(self, said: int | None) -> None:
+        """Go on behind the last whole shard; of so many, if they were complete."""
         whole = True
         for number, path in enumerate(shard_paths(self.path)):
             try:
@@ -304,10 +309,10 @@ class StoreWriter:
                 whole = whole and path.name == shard_path(self.path, number).name
             except ArtefactError:
                 whole = False
-            if whole:
+            if whole and (said is None or number < said):
                 self._end = shard.end + self._manifest.offset(number)
                 self._shards = number + 1
-            else:  # damaged, or behind a damaged one
+            else:  # damaged, behind a damaged one, or surplus
                 path.unlink()
         self._manifest.offsets = self._manifest.offsets[: self._shards]
         self._write_manifest(complete=False)

@@ -20,6 +20,7 @@ from neroli.store_files import (
     Origin,
     Shard,
     StoreManifest,
+    no_store,
     read_head,
     read_manifest,
     shard_path,
@@ -129,7 +130,9 @@ def verified(path: Path | str) -> Verification:
     if not manifest.complete:
         problems.append("It is incomplete: run the extraction again, it goes on where it stopped.")
     elif len(shards) != manifest.shards:
-        problems.append(f"{len(shards)} of its {manifest.shards} shards are whole.")
+        problems.append(
+            f"The number of whole shards is {len(shards)} instead of {manifest.shards}."
+        )
     columns: dict[str, Column] = {}
     digests: list[Tensor] = []
     for shard in shards:
@@ -151,7 +154,7 @@ def verified(path: Path | str) -> Verification:
 def _manifest(folder: Path) -> StoreManifest:
     manifest = read_manifest(folder)
     if manifest is None:
-        raise ArtefactError(f"There is no activation store in {str(folder)!r}.")
+        raise no_store(folder)
     return manifest
 
 

@@ -123,7 +123,9 @@ class Shard:
             with safe_open(path, "pt") as file:
                 self.names = frozenset(file.keys())
                 self.rows = file.get_slice("logits").get_shape()[0] if "logits" in self.names else 0
-            self.end: int = self._header()["end"]
+            header = self._header()
+            self.end: int = header["end"]
+            _ = header["ids"], _failures(header)  # which are read again when asked for
         except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
             raise ArtefactError(
                 f"The shard {str(path)!r} is damaged ({error}): delete its store and extract again."
@@ -131,7 +133,7 @@ class Shard:
 
     @property
     def failures(self) -> list[Failure]:
-        return [Failure(name, reason) for name, reason in self._header()["failures"]]
+        return _failures(self._header())
 
     def columns(self) -> dict[str, Column]:
         """Dtype and row shape of every column, by name."""
@@ -187,9 +189,49 @@ class Shard:
         return header
 
 
+def _failures(header: dict[str, Any]) -> list[Failure]:
+    return [Failure(name, reason) for name, reason in header["failures"]]
+
+
 def is_store(path: Path | str) -> bool:
     """Whether a folder is an activation store, complete or not."""
     return all((Path(path) / name).is_file() for name in ("store.json", "head.safetensors"))
+
+
+def no_store(folder: Path) -> ArtefactError:
+    """Why a folder without a manifest or head is no activation store."""
+    named, manifest, head = repr(str(folder)), folder / "store.json", folder / "head.safetensors"
+    if looks_like_store(folder):
+        missing = " or ".join(path.name for path in (manifest, head) if not path.is_file())
+        return ArtefactError(
+            f"{named} is an incomplete or damaged activation store, without {missing}: extract "
+            "the images again."
+        )
+    if inner := stores_in(folder):
+        names = " or ".join(repr(str(path)) for path in inner[:3])
+        return ArtefactError(f"{named} holds activation stores and is none itself: give {names}.")
+    return ArtefactError(f"There is no activation store in {named}.")
+
+
+def looks_like_store(folder: Path) -> bool:
+    """Whether any file of an activation store is in a folder."""
+    names = ("store.json", "head.safetensors")
+    return any((folder / name).is_file() for name in names) or bool(shard_paths(folder))
+
+
+def stores_in(folder: Path) -> list[Path]:
+    """The activation stores directly below a folder, such as that of ``neroli fit --store``."""
+    return sorted(path for path in folder.glob("*") if is_store(path))
+
+
+def check_outside_stores(folder: Path) -> None:
+    """Raise ArtefactError if a folder lies inside an activation store."""
+    for parent in folder.resolve().parents:
+        if is_store(parent):
+            raise ArtefactError(
+                f"{str(folder)!r} lies inside the activation store {str(parent)!r}: choose a "
+                "folder outside it."
+            )
 
 
 def shard_path(folder: Path, number: int) -> Path:

@@ -100,6 +100,12 @@ def _check_alike(first: ActivationStore, other: ActivationStore) -> None:
                 for each in (columns, others)
             )
             raise InvalidInput(
-                f"{names} differ in the column {name!r} ({said}): extract them with the same "
-                "requirements and dtype."
+                f"{names} differ in the column {name!r} ({said}): {_remedy(name, said)}."
             )
+
+
+def _remedy(column: str, said: str) -> str:
+    """What makes stores alike that differ in a column; labels and groups need no extraction."""
+    if column in ("labels", "groups") and "absent" in said:
+        return f"drop it where it is, with `neroli store prune --drop {column}`"
+    return "extract them with the same requirements and dtype"

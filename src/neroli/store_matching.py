@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import warnings
 
+import torch
+
 from neroli.classifier import Classifier
-from neroli.errors import InvalidInput, NeroliWarning
+from neroli.errors import ArtefactError, InvalidInput, NeroliWarning
 from neroli.store import ActivationStore
 from neroli.taps import Requirements
+
+_TOLERANCE = 1e-5
+"""Of head weights, relative: a batch norm that is folded in on another device rounds by less."""
 
 
 def check_store(store: ActivationStore, classifier: Classifier, requires: Requirements) -> None:
@@ -24,6 +29,7 @@ def check_store(store: ActivationStore, classifier: Classifier, requires: Requir
         InvalidInput: if the store is of another classifier, preprocessing or precision, or lacks
             something.
         HeadNotFound: if the classifier has no such head.
+        ArtefactError: if the store's head is not the classifier's, so that its file was changed.
     """
     name, origin = str(store.path), store.origin
     if origin is None or origin.weights_hash != classifier.weights_hash():
@@ -31,11 +37,12 @@ def check_store(store: ActivationStore, classifier: Classifier, requires: Requir
             f"The store {name!r} is of another classifier: extract the images with this one."
         )
     classifier.name_head(origin.head_name)
+    _check_head(store, classifier)
     known = (origin.preprocessing, classifier.preprocessing)
     if None not in known and known[0] != known[1]:
         raise InvalidInput(
-            f"The images of the store {name!r} were preprocessed otherwise ({known[0]}) than this "
-            f"classifier does ({known[1]}): give it the same preprocessing, or extract again."
+            f"The store {name!r} was extracted with another preprocessing ({known[0]}) than this "
+            f"classifier's ({known[1]}): give it the same preprocessing, or extract again."
         )
     _check_execution(store, classifier)
     classifier.preprocessing = known[1] or known[0]
@@ -48,6 +55,21 @@ def check_store(store: ActivationStore, classifier: Classifier, requires: Requir
             f"The store {name!r} lacks {lacking[0]!r}, which the detector requires: use the images "
             "themselves, or a store extracted with requires=detector.requires_to_fit."
         )
+
+
+def _check_head(store: ActivationStore, classifier: Classifier) -> None:
+    """Raise ArtefactError unless a store's head is that of the classifier, but for rounding."""
+    stored, own = store.head, classifier.head
+    for kept, value in ((stored.weight, own.weight), (stored.bias, own.bias)):
+        expected = value.cpu().to(kept)
+        within = _TOLERANCE * float(expected.abs().max())
+        if kept.shape != expected.shape or not torch.allclose(
+            kept, expected, rtol=_TOLERANCE, atol=within
+        ):
+            raise ArtefactError(
+                f"The head in the store {str(store.path)!r} is not the classifier's "
+                f"{classifier.head_name!r}: its file was changed, extract the images again."
+            )
 
 
 def _check_execution(store: ActivationStore, classifier: Classifier) -> None:

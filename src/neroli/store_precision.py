@@ -19,7 +19,10 @@ _MAX = torch.finfo(torch.float16).max
 def check_dtype(dtype: str | None) -> None:
     """Raise InvalidInput unless a store can be kept in this precision."""
     if dtype not in (None, "float16"):
-        raise InvalidInput(f"A store is kept as computed (None) or in 'float16', got {dtype!r}.")
+        raise InvalidInput(
+            "A store is kept as computed (dtype=None, no --store-dtype) or in 'float16' "
+            f"(--store-dtype float16), got {dtype!r}."
+        )
 
 
 def check_range(columns: Mapping[str, Tensor], ids: Sequence[str] | None) -> None:

@@ -48,4 +48,4 @@ def test_a_guard_scores_as_it_was_fitted_unless_told_otherwise(
     torch.testing.assert_close(scores(tmp_path / "other.csv"), loaded(files).score)
 
     wrong = run("score", guard, new, "--out", tmp_path / "wrong.csv", "--precision", "float8")
-    assert wrong.exit_code == 1 and "precision='float8' does not suit" in wrong.stderr
+    assert wrong.exit_code == 1 and "--precision takes float32, bfloat16 or" in wrong.stderr

@@ -103,6 +103,11 @@ def test_what_cannot_be_exported_is_said_in_one_sentence(pictures: Path, tmp_pat
     assert "size of the network's images is not known: give images" in result.stderr
     result = run("export", *of_network(pictures), "--out", out)
     assert "does not state its preprocessing" in result.stderr
+    other = out.with_suffix(".txt")
+    result = run("export", *of_network(pictures), *NORMALISE, "--out", other)
+    assert result.exit_code == 1
+    assert f"ends in .onnx, got {str(other)!r}" in result.stderr
+    assert not other.exists()
     assert not out.exists()
 
 

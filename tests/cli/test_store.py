@@ -10,6 +10,8 @@ from typer.testing import CliRunner, Result
 
 from neroli import ActivationStore, Guard
 from neroli.cli import app
+from neroli.data.opening import open_images
+from neroli.errors import ArtefactError
 from neroli.store_files import shard_path
 from networks import trained_colour_network
 
@@ -94,7 +96,11 @@ def test_options_that_need_the_images_are_refused(
         assert f"{options[0]} needs the images" in result.stderr
     result = fit_on_stores(fitted, pictures, tmp_path / "g", "--mean", "0,0,0", "--std", "1,1,1")
     assert result.exit_code == 1
-    assert "preprocessed otherwise" in result.stderr
+    assert "another preprocessing" in result.stderr
+    result = fit_on_stores(fitted, pictures, tmp_path / "g", "--resize", "9x9")
+    assert result.exit_code == 1
+    assert "extracted with another preprocessing (mean 0.5 0.5 0.5, std" in result.stderr
+    assert "than this classifier's (resize 9x9, mean 0.5 0.5 0.5, std" in result.stderr
     result = fit_on_stores(
         fitted, pictures, tmp_path / "g", "--detector", "nac_ue", "--set", "layers=0", "--set",
         "bins=[50,50]", "--set", "full=[10,10]", "--set", "alpha=[1,1]",
@@ -104,6 +110,31 @@ def test_options_that_need_the_images_are_refused(
     assert not (tmp_path / "g").exists()
 
 
+@pytest.mark.parametrize(
+    "option", ["--store kept", "--store-dtype float16", "--engine ray"], ids=lambda o: o.split()[0]
+)
+def test_options_of_extraction_are_refused_where_nothing_is_extracted(
+    fitted: Path, pictures: Path, tmp_path: Path, option: str
+) -> None:
+    if "ray" in option:
+        pytest.importorskip("ray")
+    result = fit_on_stores(fitted, pictures, tmp_path / "g", *option.split())
+    assert result.exit_code == 1
+    named = option if "ray" in option else option.split()[0]
+    assert f"{named} is for activations yet to be extracted" in result.stderr
+    assert not (tmp_path / "g").exists()
+
+
+def test_what_is_extracted_beside_a_store_is_kept(
+    fitted: Path, pictures: Path, tmp_path: Path
+) -> None:
+    data = ["--train", fitted / "store/training", "--calibration", pictures / "calibration"]
+    more = ["--out", tmp_path / "g", "--store", tmp_path / "kept"]
+    result = run("fit", *MODEL, pictures / "weights.safetensors", *data, *more)
+    assert result.exit_code == 0, result.stderr
+    assert len(ActivationStore(tmp_path / "kept/calibration")) == 60
+
+
 def test_float16_is_an_option_of_fit(pictures: Path, tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     more = ("--store", kept, "--store-dtype", "float16")
@@ -111,7 +142,7 @@ def test_float16_is_an_option_of_fit(pictures: Path, tmp_path: Path) -> None:
     assert ActivationStore(kept / "training").columns()["features"][0] == "F16"
     result = fit_on_images(pictures, tmp_path / "g", "--store-dtype", "int4")
     assert result.exit_code == 1
-    assert "'int4'" in result.stderr
+    assert "--store-dtype float16" in result.stderr and "'int4'" in result.stderr
 
 
 def test_inspect_says_what_a_store_is(fitted: Path) -> None:
@@ -119,9 +150,25 @@ def test_inspect_says_what_a_store_is(fitted: Path) -> None:
     for part in ("complete", "120, and 0 unreadable", "16 features to 3 classes", "as  float32"):
         assert part in text
     assert "features F32" in text
+    size = sum(file.stat().st_size for file in (fitted / "store/training").iterdir())
+    assert f"{size / 1000:.1f} kB in 1 shard\n" in text
     facts = json.loads(run("store", "inspect", fitted / "store/training", "--json").stdout)
     assert facts["columns"]["logits"] == {"dtype": "F32", "shape": [3]}
     assert facts["origin"]["class_names"] == ["blue", "green", "red"]
+
+
+def test_a_surplus_shard_is_said_and_goes_when_the_fit_is_run_again(
+    fitted: Path, pictures: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(fitted / "store", tmp_path / "store")
+    store = tmp_path / "store/training"
+    shutil.copy(shard_path(store, 0), shard_path(store, 1))
+    assert (
+        "damaged: the number of shards is 2 instead of 1" in run("store", "inspect", store).stdout
+    )
+    assert "whole shards is 2 instead of 1" in run("store", "verify", store).stdout
+    assert fit_on_images(pictures, tmp_path / "g", "--store", store.parent).exit_code == 0
+    assert len(ActivationStore(store)) == 120
 
 
 def test_verify_finds_a_changed_byte(fitted: Path, tmp_path: Path) -> None:
@@ -157,6 +204,11 @@ def test_merge_joins_and_never_replaces_another_store(fitted: Path, tmp_path: Pa
     result = run("store", "merge", training, calibration, "--out", tmp_path / "n")
     assert result.exit_code == 1
     assert "differ in the column 'labels' (I64 [] and absent)" in result.stderr
+    pruning = ("--drop", "labels")
+    assert f"`neroli store prune {' '.join(pruning)}`" in result.stderr
+    assert run("store", "prune", training, *pruning, "--out", tmp_path / "p").exit_code == 0
+    result = run("store", "merge", tmp_path / "p", calibration, "--out", tmp_path / "n")
+    assert result.exit_code == 0, result.stderr
 
 
 def test_prune_writes_a_smaller_store(fitted: Path, tmp_path: Path) -> None:
@@ -175,6 +227,19 @@ def test_prune_writes_a_smaller_store(fitted: Path, tmp_path: Path) -> None:
     assert "holds another activation store" in result.stderr
 
 
+def test_no_store_is_written_inside_a_store(fitted: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(fitted / "store/training", store)
+    (tmp_path / "link").symlink_to(store)
+    before = sorted(tmp_path.rglob("*"))
+    for command in (("merge", store), ("prune", store, "--drop", "labels")):
+        for out in (store / "y", tmp_path / "link" / "deep" / "y"):
+            result = run("store", *command, "--out", out)
+            assert result.exit_code == 1
+            assert f"lies inside the activation store {str(store)!r}" in result.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_folders_that_are_no_stores_are_one_sentence(pictures: Path, tmp_path: Path) -> None:
     for command in ("inspect", "verify"):
         result = run("store", command, pictures, "--json")
@@ -183,3 +248,28 @@ def test_folders_that_are_no_stores_are_one_sentence(pictures: Path, tmp_path: P
     result = run("store", "merge", pictures, "--out", tmp_path / "m")
     assert result.exit_code == 1
     assert "no activation store" in result.stderr
+
+
+def test_folders_that_are_nearly_stores_are_not_taken_for_images(
+    fitted: Path, pictures: Path, tmp_path: Path
+) -> None:
+    def refusal(train: Path) -> str:
+        data = ["--train", train, "--calibration", pictures / "calibration", *NORMALISE]
+        weights = pictures / "weights.safetensors"
+        result = run("fit", *MODEL, weights, *data, "--out", tmp_path / "g")
+        assert result.exit_code == 1
+        return result.stderr
+
+    for missing in ("store.json", "head.safetensors"):
+        store = tmp_path / f"without-{missing}"
+        shutil.copytree(fitted / "store/training", store)
+        (store / missing).unlink()
+        said = refusal(store)
+        assert f"is an incomplete or damaged activation store, without {missing}:" in said
+    said = refusal(fitted / "store")
+    assert "holds activation stores and is none itself" in said
+    assert f"{str(fitted / 'store/training')!r}" in said
+    result = run("store", "inspect", tmp_path / "without-store.json")
+    assert "incomplete or damaged activation store, without store.json" in result.stderr
+    with pytest.raises(ArtefactError, match="images themselves are needed"):
+        open_images(fitted / "store/training")

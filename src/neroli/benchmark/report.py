@@ -218,13 +218,6 @@ def _network_seconds(results: Results) -> float | None:
     return 1000 * forward.seconds / forward.images if forward.images else None
 
 
-def _size(count: int) -> str:
-    """Bytes as people read them."""
-    if count >= 1e6:
-        return f"{count / 1e6:,.1f} MB"
-    return f"{count / 1e3:,.1f} kB" if count else "none"
-
-
 @cache
 def _template() -> Template:
     environment = templates("neroli.benchmark")
@@ -234,7 +227,7 @@ def _template() -> Template:
         "settings": wording.settings,
         "counted": wording.counted,
         "short": wording.short,
-        "size": _size,
+        "size": wording.size,
     }
     environment.globals |= {"interval_mark": charts.interval_mark, "sample": charts.sample}
     return environment.get_template("bench.html")

@@ -55,6 +55,13 @@ def short(name: str, most: int = 80) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
+def size(count: int) -> str:
+    """Bytes as people read them."""
+    if count >= 1e6:
+        return f"{count / 1e6:,.1f} MB"
+    return f"{count / 1e3:,.1f} kB" if count else "none"
+
+
 def counted(number: int, noun: str, plural: str = "") -> str:
     """A number of things: ``1 image``, ``1,200 images``."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

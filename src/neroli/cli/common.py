@@ -149,9 +149,16 @@ def execution_with(
     """
     from dataclasses import replace
 
+    from neroli.errors import InvalidInput
+
     asked = {"precision": precision, "channels_last": channels_last, "compile": compile}
     changes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
-    return replace(stated, **changes)
+    try:
+        return replace(stated, **changes)
+    except InvalidInput:
+        raise InvalidInput(
+            f"--precision takes float32, bfloat16 or float16, got {precision!r}."
+        ) from None
 
 
 def preprocessing_with(

@@ -49,14 +49,23 @@ def export(
 ) -> None:
     """Export a classifier to one ONNX file, for --model onnx:FILE of the other commands.
 
-    It gives logits and the head's input for images of one size, and holds head, class names and
-    preprocessing. It is compared with the network before it is kept; guards fitted on either work
-    with both. Exit code 0: done; 1: not done, with the reason.
+    It gives logits and the head's input for images of one size.
+
+    It holds head, class names and preprocessing.
+
+    It is compared with the network before it is kept.
+
+    Guards fitted on either work with both.
+
+    Exit code 0: done; 1: not done, with the reason.
     """
     with reported(as_json):
+        from neroli.errors import InvalidInput
         from neroli.models import load_classifier
         from neroli.models.onnx_export import export_onnx
 
+        if out.suffix.lower() != ".onnx":
+            raise InvalidInput(f"--out takes a file name that ends in .onnx, got {str(out)!r}.")
         classifier = load_classifier(model, weights, head=head)
         classifier.preprocessing = preprocessing_with(
             classifier.preprocessing, resize, crop, mean, std, interpolation

@@ -165,6 +165,7 @@ def fit(
         if part is None and workers is None:
             run.check_unshared()
         if cluster is not None:
+            run.need_network("--engine ray")
             from neroli.scale.ray_engine import RayExtractor
 
             stack.enter_context(cluster)

@@ -80,6 +80,9 @@ class FitRun:
             images_or_store(path, self.columns, options.every)
             for path in (options.train, options.calibration)
         )
+        for option in ("store", "store_dtype"):
+            if getattr(options, option) is not None:
+                self.need_network(f"--{option.replace('_', '-')}")
         held_out = self.held_out
         count = len(held_out) if isinstance(held_out, ActivationStore) else held_out.size
         if count is not None:
@@ -105,6 +108,14 @@ class FitRun:
         self.training = training
         self.guard = Guard(classifier, detector)
         self.guard.model_source = model_source(options.model, options.weights, self.out)
+
+    def need_network(self, option: str) -> None:
+        """Raise InvalidInput, naming an option, if no network runs as all images are stores."""
+        if all(isinstance(images, ActivationStore) for images in (self._opened, self.held_out)):
+            raise InvalidInput(
+                f"{option} is for activations yet to be extracted, and --train and --calibration "
+                "are activation stores: leave it out."
+            )
 
     def partitions(self, of: int) -> tuple[Partition, Partition]:
         """The training and the calibration images in so many parts.
@@ -299,7 +310,9 @@ class FitRun:
 def chosen_preprocessing(
     options: FitOptions, classifier: Classifier, training: ImageSource | ActivationStore
 ) -> Preprocessing:
-    """How pictures become the network's input: as asked for, or as a given store says.
+    """How pictures become the network's input: as a given store says, with what was asked for.
+
+    Another than that of the store is refused when the store is used.
 
     Raises:
         ModelError, InvalidInput: as ``preprocessing_with``.
@@ -314,7 +327,7 @@ def chosen_preprocessing(
                 f"{option} needs the images, and {str(options.train)!r} is an activation store: "
                 "give --train the images it was extracted from."
             )
-        if training.origin is not None and given == (None,) * len(given):
+        if training.origin is not None:
             stated = training.origin.preprocessing or stated
     return preprocessing_with(stated, *given)
 

@@ -99,6 +99,7 @@ def prune(
 ) -> None:
     """Write a smaller store of what is still needed; the old one stays until you delete it."""
     with reported(as_json):
+        from neroli.benchmark.wording import counted, size
         from neroli.errors import InvalidInput
         from neroli.store import ActivationStore
         from neroli.store_checking import inspected
@@ -122,7 +123,10 @@ def prune(
         emit(
             as_json,
             _facts(facts) | {"bytes_before": before.size, "images_before": before.images},
-            lambda: f"{_text(facts)}\n{'before':>12}  {before.images} images, {_size(before.size)}",
+            lambda: (
+                f"{_text(facts)}\n{'before':>12}  {counted(before.images, 'image')}, "
+                f"{size(before.size)}"
+            ),
         )
 
 
@@ -147,11 +151,9 @@ def _facts(facts: StoreFacts) -> dict[str, Any]:
     return {**asdict(facts), "columns": columns}
 
 
-def _size(count: int) -> str:
-    return f"{count / 1e6:,.1f} MB"
-
-
 def _text(facts: StoreFacts) -> str:
+    from neroli.benchmark.wording import counted, size
+
     origin = facts.origin
     lines = {"store": facts.path, "state": _state(facts)}
     if origin is None:
@@ -169,7 +171,7 @@ def _text(facts: StoreFacts) -> str:
         lines["head"] = f"{facts.num_features} features to {facts.num_classes} classes"
     each = (f"{n} {dtype} {list(shape)}" for n, (dtype, shape) in facts.columns.items())
     lines["columns"] = f"\n{'':14}".join(each) or "none"
-    lines["size"] = f"{_size(facts.size)} in {facts.shards} shards"
+    lines["size"] = f"{size(facts.size)} in {counted(facts.shards, 'shard')}"
     return "\n".join(f"{name:>12}  {text}" for name, text in lines.items())
 
 
@@ -179,19 +181,26 @@ def _state(facts: StoreFacts) -> str:
     if not facts.complete:
         return "incomplete: run the extraction again, it goes on where it stopped"
     if facts.shards != facts.expected:
-        return f"damaged: {facts.shards} of {facts.expected} shards; extract again"
+        return (
+            f"damaged: the number of shards is {facts.shards} instead of {facts.expected}; "
+            "extract again"
+        )
     return "complete"
 
 
 def _verdict(facts: dict[str, Any]) -> str:
+    from neroli.benchmark.wording import counted
+
     lines = [f"{facts['store']}: {problem}" for problem in facts["problems"]]
     if not lines:
-        lines = [f"{facts['store']} is sound: {facts['images']} images."]
-    if facts["copies"]:
-        lines.append(f"{facts['copies']} images have the content of an earlier one.")
-    if facts["shards_without_checksum"]:
+        lines = [f"{facts['store']} is sound: {counted(facts['images'], 'image')}."]
+    if copies := facts["copies"]:
+        have = "has" if copies == 1 else "have"
+        lines.append(f"{counted(copies, 'image')} {have} the content of an earlier one.")
+    if bare := facts["shards_without_checksum"]:
+        were = "was" if bare == 1 else "were"
         lines.append(
-            f"{facts['shards_without_checksum']} shards were written without a checksum: there a "
-            "changed byte may go unnoticed."
+            f"{counted(bare, 'shard')} {were} written without a checksum: there a changed byte "
+            "may go unnoticed."
         )
     return "\n".join(lines)

@@ -20,7 +20,8 @@ from neroli.data.sources import IMAGE_BATCH, ImageLoader, ImageSource
 from neroli.data.tables import TABLES, Columns, ImageTable
 from neroli.data.tars import ImageTar
 from neroli.data.video import Video
-from neroli.errors import InvalidInput
+from neroli.errors import ArtefactError, InvalidInput
+from neroli.store_files import is_store, looks_like_store, no_store, stores_in
 
 ARRAYS = frozenset({".mat", ".npy", ".npz"})
 TARS = frozenset({".tar"})
@@ -39,6 +40,7 @@ def open_images(path: Path | str, *, columns: Columns | None = None, every: int 
     Raises:
         InvalidInput: if there is nothing, or nothing of these kinds.
         NotEnoughImages: if there is no image in it.
+        ArtefactError: if it is a folder without images that is an activation store, or holds some.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -90,7 +92,16 @@ def _opened_folder(root: Path) -> ImageSource:
         raise InvalidInput(
             f"{str(root)!r} holds both DICOM files and other images: give them as two folders."
         )
-    return DicomFolder(root) if has_dicom else ImageFolder(root)
+    if has_dicom:
+        return DicomFolder(root)
+    if not found & EXTENSIONS and is_store(root):
+        raise ArtefactError(
+            f"{str(root)!r} is an activation store, and the images themselves are needed: give "
+            "those it was extracted from."
+        )
+    if not found & EXTENSIONS and (looks_like_store(root) or stores_in(root)):
+        raise no_store(root)
+    return ImageFolder(root)
 
 
 def as_source(images: Any, batch_size: int = IMAGE_BATCH) -> ImageSource:
