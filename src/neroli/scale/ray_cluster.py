@@ -148,9 +148,10 @@ class RayCluster:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ part writes to stderr
         ray = importlib.import_module("ray")
         importlib.import_module("ray.data")
-        for handler in logging.getLogger("ray.data").handlers:
+        log = logging.getLogger("ray.data")
+        for handler in list(log.handlers):  # some are also the root logger's, and stay there
             if isinstance(handler, logging.StreamHandler):
-                handler.setLevel(logging.CRITICAL + 1)  # its log file has everything
+                log.removeHandler(handler)  # its log file has everything
         if ray.is_initialized():
             return ray
         if address:
