@@ -8,7 +8,7 @@ demo: .venv/demo ## train a small classifier on embedded data, guard it, show wh
 	$(BIN)/neroli demo
 
 test: .venv/dev ## run all tests; those on real data are skipped where it is absent
-	$(BIN)/python -m pytest -rs -n logical --dist loadfile
+	$(BIN)/python -m pytest -rs -n logical --dist loadfile --no-loadscope-reorder
 
 lint: .venv/dev
 	$(BIN)/ruff check .

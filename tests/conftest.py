@@ -25,6 +25,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # tests run beside each other: one thre
 COLOUR_PREPROCESSING = Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with files that take minutes, so that none is left alone at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def shared_folder() -> Path | None:
     """Where the real images, weights and golden values are; None on a machine without them."""
     for path in (os.environ.get("NEROLI_SHARED"), Path(__file__).parents[2] / "shared"):
