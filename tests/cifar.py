@@ -74,9 +74,10 @@ def extract_set(
     """The activations of one set, or of every so manieth image of it; labels for CIFAR-10 alone."""
     images, labels = (values[::every] for values in load_images(shared, name))
     known = name in ("train", "test")
+    size = 25  # larger maps of a DenseNet are given back to the system each time: half as fast
     batches = [
-        (images[i : i + 100], labels[i : i + 100]) if known else images[i : i + 100]
-        for i in range(0, len(images), 100)
+        (images[i : i + size], labels[i : i + size]) if known else images[i : i + size]
+        for i in range(0, len(images), size)
     ]
     classifier = load_classifier(shared, network)
     classifier.execution = execution
