@@ -49,11 +49,12 @@ class HeldOut:
                 does not learn from are.
             CalibrationOverlap: as ``TrainingImages.held_out_rows``.
         """
-        fresh = known.held_out_rows(activations.digests(), activations.groups())
+        digests = activations.digests()
+        fresh = known.held_out_rows(digests, activations.groups())
         dropped = int((~fresh).sum())
         if not learns:
             return cls(activations, fresh, None, dropped)
-        half = seeded_half(activations.digests(), fresh)
+        half = seeded_half(digests, fresh)
         fresh &= ~half
         promise.rank(int(fresh.sum()))  # before the work: the rest must do for a threshold
         return cls(activations, fresh, half, dropped)

@@ -18,11 +18,13 @@ from neroli.cli.common import (
     Compile,
     Crop,
     Device,
+    Head,
     Interpolation,
     Json,
     PerChannel,
     Precision,
     Resize,
+    Weights,
     emit,
     execution_with,
     preprocessing_with,
@@ -52,8 +54,8 @@ def bench(
     model: Annotated[
         str | None, typer.Option(help="Instead of the suite's; as `neroli fit --model`.")
     ] = None,
-    weights: Annotated[Path | None, typer.Option(help="The model's weights.")] = None,
-    head: Annotated[str | None, typer.Option(help="Path of the last linear layer.")] = None,
+    weights: Weights = None,
+    head: Head = None,
     identity: Annotated[
         Path | None,
         typer.Option(

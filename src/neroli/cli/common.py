@@ -56,6 +56,12 @@ ChannelsLast = Annotated[
 Compile = Annotated[
     bool | None, typer.Option(help="Compile the network with torch.compile: waits once.")
 ]
+Weights = Annotated[
+    Path | None, typer.Option(help="The model's weights: .safetensors, .pt or .pth.")
+]
+Head = Annotated[
+    str | None, typer.Option(help="Path of the last linear layer; found when left out.")
+]
 ClassMap = Annotated[
     Path | None, typer.Option(help="JSON file: folder or label to class index or name.")
 ]

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from neroli.cli.common import Json, emit, preprocessing_with, reported
+from neroli.cli.common import (
+    Crop,
+    Head,
+    Interpolation,
+    Json,
+    PerChannel,
+    Resize,
+    Weights,
+    emit,
+    preprocessing_with,
+    reported,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,12 +34,8 @@ def export(
         ),
     ],
     out: Annotated[Path, typer.Option(help="File to write: .onnx.")],
-    weights: Annotated[
-        Path | None, typer.Option(help="The model's weights: .safetensors, .pt or .pth.")
-    ] = None,
-    head: Annotated[
-        str | None, typer.Option(help="Path of the last linear layer; found when left out.")
-    ] = None,
+    weights: Weights = None,
+    head: Head = None,
     images: Annotated[
         Path | None,
         typer.Option(
@@ -36,15 +43,11 @@ def export(
             "[default: noise]"
         ),
     ] = None,
-    resize: Annotated[
-        str | None, typer.Option(help="Pixels of the shorter side, or HEIGHTxWIDTH.")
-    ] = None,
-    crop: Annotated[str | None, typer.Option(help="Pixels cut from the centre.")] = None,
-    mean: Annotated[str | None, typer.Option(help="Per channel, of values in 0..1.")] = None,
-    std: Annotated[str | None, typer.Option(help="Per channel, of values in 0..1.")] = None,
-    interpolation: Annotated[
-        str | None, typer.Option(help="Of resizing: nearest, bilinear, bicubic or lanczos.")
-    ] = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    mean: PerChannel = None,
+    std: PerChannel = None,
+    interpolation: Interpolation = None,
     as_json: Json = False,
 ) -> None:
     """Export a classifier to one ONNX file, for --model onnx:FILE of the other commands.

@@ -20,6 +20,7 @@ from neroli.cli.common import (
     Engine,
     Every,
     GroupColumn,
+    Head,
     Interpolation,
     Json,
     LabelColumn,
@@ -29,6 +30,7 @@ from neroli.cli.common import (
     Precision,
     Resize,
     StoreDtype,
+    Weights,
     reported,
 )
 from neroli.cli.engines import (
@@ -64,12 +66,8 @@ def fit(
         typer.Option(help="Held-out images of the same kind, not used in training; no labels."),
     ],
     out: Annotated[Path, typer.Option(help="Folder to save the guard in.")],
-    weights: Annotated[
-        Path | None, typer.Option(help="The model's weights: .safetensors, .pt or .pth.")
-    ] = None,
-    head: Annotated[
-        str | None, typer.Option(help="Path of the last linear layer; found when left out.")
-    ] = None,
+    weights: Weights = None,
+    head: Head = None,
     detector: Annotated[
         str, typer.Option(help="By name, as `neroli detectors` lists them.")
     ] = "nero",
