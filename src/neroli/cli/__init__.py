@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from neroli import __version__
+from neroli.allocation import keep_freed_memory
 from neroli.cli import (
     bench,
     datasets,
@@ -67,4 +68,5 @@ app.command("demo")(demo.demo)
 
 def main() -> None:
     """Run the command line."""
+    keep_freed_memory()
     app()

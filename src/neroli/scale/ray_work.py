@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+from neroli.allocation import keep_freed_memory
 from neroli.artefact import read_manifest
 from neroli.classifier import Classifier
 from neroli.data.pictures import Pictures
@@ -238,6 +239,7 @@ class Actor:
     @cached_property
     def _run(self) -> Callable[[int], None]:
         sys.path += [entry for entry in self.search_path if entry not in sys.path]
+        keep_freed_memory()
         return self.work.ready(platform.node())
 
 
