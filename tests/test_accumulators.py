@@ -16,6 +16,7 @@ from conftest import random_activations
 from neroli import Activations, LinearHead
 from neroli.accumulators import packed, unpack
 from neroli.assumptions import GatherFacts
+from neroli.detectors.ensemble import _SomeScores
 from neroli.errors import ArtefactError
 from neroli.explain.examples import LargestImages
 from neroli.fitting import take_in
@@ -59,6 +60,7 @@ EXAMPLES: list[Statistic[Any]] = [
     Mean(_largest),
     Quantiles("features", Range(0.0, 8.0), (0.1, 0.9), bins=64),
     Reservoir("features", 50),
+    _SomeScores("features", 50, share=0.5),
 ]
 NOT_WRITTEN = {"Metered"}
 """Of a benchmark, which runs in one process."""

@@ -18,7 +18,7 @@ from neroli.calibration import Calibration, Guarantee, Promise
 from neroli.classifier import Classifier
 from neroli.data.opening import as_source, without_labels
 from neroli.data.sources import IMAGE_BATCH, Failure, ImageSource
-from neroli.detectors import Detector
+from neroli.detectors import DEFAULT, Detector, create
 from neroli.errors import InvalidInput, NeroliWarning, NotCalibrated, NotFitted
 from neroli.execution import Execution
 from neroli.explain.reference import Reference
@@ -40,15 +40,18 @@ class Guard:
 
     Args:
         classifier: the trained classifier.
-        detector: how scores are computed; fitted by ``fit``.
+        detector: how scores are computed; fitted by ``fit``. None takes the default, an ensemble
+            that needs neither labels nor OOD data (docs/default.md).
     """
 
-    def __init__(self, classifier: Classifier, detector: Detector) -> None:
+    def __init__(self, classifier: Classifier, detector: Detector | None = None) -> None:
         if not isinstance(classifier, Classifier):
             raise InvalidInput(
                 f"A guard needs a Classifier, got a {type(classifier).__name__}: "
-                "Guard(Classifier(model), NERO())."
+                "Guard(Classifier(model))."
             )
+        if detector is None:
+            detector = create(DEFAULT)
         if not isinstance(detector, Detector):
             raise InvalidInput(f"A guard needs a detector object such as NERO(), got {detector!r}.")
         self.classifier = classifier

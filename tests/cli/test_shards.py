@@ -24,7 +24,10 @@ DETECTORS = {
     "two passes": ["nero", "--keep-examples", "12"],
     "a bank": ["knn", "--set", "k=5", "--keep-examples", "500"],
     "taps": ["gram", "--set", "layers=2"],
-    "held-out images": ["ensemble", "--set", "members=line,energy", *HELD_OUT],
+    "held-out images": [
+        *("ensemble", "--set", "members=line,energy", "--set", "standardise_on=held-out"),
+        *HELD_OUT,
+    ],
     "held-out labels": ["temperature_scaled_msp", *HELD_OUT],
 }
 SHARDS = 3
@@ -115,8 +118,8 @@ def test_other_options_are_refused_by_name(pictures: Path, tmp_path: Path) -> No
     part = ActivationStore(tmp_path / "g.partial" / "parts" / "training-1-of-2")
     assert part.columns()["features"][0] == "F16"
     for more, message in (
-        (["--detector", "knn"], "begun with --detector 'nero', not 'knn'"),
-        (["--set", "labels=predicted"], "begun with --set left out, not labels=predicted"),
+        (["--detector", "knn"], "begun with --detector 'ensemble', not 'knn'"),
+        (["--set", "combine=max"], "begun with --set left out, not combine=max"),
         (["--false-alarm-rate", "0.2"], "begun with --false-alarm-rate '0.05', not '0.2'"),
     ):
         result = run(*arguments, *more, "--shard", "2/2")

@@ -21,7 +21,7 @@ from neroli.relevance import relevance
 
 KNOWN = {
     *("nero", "line", "relevance_deviation", "relevance_deficit", "cadref", "caref", "energy"),
-    *("react", "dice"),
+    *("react", "dice", "mahalanobis", "relative_mahalanobis", "residual", "vim", "ensemble"),
 }
 
 

@@ -47,7 +47,7 @@ def test_complement_is_orthonormal_and_origin_has_no_logits(
 
 def test_dimension_by_size_of_the_features() -> None:
     sizes = [(4096, 1000), (2048, 1000), (1024, 512), (768, 512), (512, 256), (64, 32), (1, 0)]
-    assert [vim._dimension(None, size) for size, _ in sizes] == [dim for _, dim in sizes]
+    assert [vim._usual_dim(torch.ones(size)) for size, _ in sizes] == [dim for _, dim in sizes]
     with pytest.raises(InvalidInput, match="dim is 24, but this model has only 24"):
         ViM(dim=24).fit(random_activations(head := LinearHead(torch.eye(3, 24)), 9), head)
 
@@ -62,7 +62,21 @@ def test_vim_raises_the_score_outside_even_if_all_logits_are_negative(
 
 def test_vim_without_anything_outside_says_so(head: LinearHead) -> None:
     with pytest.raises(NotEnoughImages, match="ViM keeps 12 .* none of the 10 "):
-        ViM().fit(random_activations(head, 10), head)
+        ViM(dim=12).fit(random_activations(head, 10), head)
+
+
+@pytest.mark.filterwarnings("ignore:ViM learns a covariance of 24 features from 10 images")
+def test_features_of_a_small_rank_leave_half_of_it_outside(head: LinearHead) -> None:
+    few = random_activations(head, 10)
+    fitted = ViM().fit(few, head)
+    assert fitted.complement.shape == (24, 24 - 5)
+    assert fitted.alpha < 1e3
+    dead = few.features.repeat(9, 1) + torch.rand(
+        90, 24, generator=torch.Generator().manual_seed(1)
+    )
+    dead[:, 11:] = 0  # all the rest varies, beside the direction to where the logits vanish
+    again = ViM().fit(Activations.from_features(dead, head), head)
+    assert again.complement.shape == (24, 24 - 6)
 
 
 @pytest.mark.parametrize("components", [1, 6, 24])

@@ -69,8 +69,8 @@ def fit(
     weights: Weights = None,
     head: Head = None,
     detector: Annotated[
-        str, typer.Option(help="By name, as `neroli detectors` lists them.")
-    ] = "nero",
+        str, typer.Option(help="By name, as `neroli detectors` lists them; see docs/default.md.")
+    ] = "ensemble",
     setting: Annotated[
         list[str],
         typer.Option("--set", help="A hyper-parameter, NAME=VALUE; may be repeated."),

@@ -54,6 +54,7 @@ __all__ = [
     "ASHP",
     "ASHS",
     "DDCS",
+    "DEFAULT",
     "DICE",
     "FDBD",
     "GEN",
@@ -109,6 +110,9 @@ __all__ = [
     "parameter",
     "register",
 ]
+
+DEFAULT = "ensemble"
+"""Name of the detector that guards have unless told otherwise; docs/default.md says why."""
 
 _DETECTORS: dict[str, type[Detector]] = {}
 

@@ -15,38 +15,51 @@ from neroli.activations import Activations
 from neroli.assumptions import Assumption
 from neroli.detectors.about import parameter
 from neroli.detectors.base import Detector, learned
+from neroli.detectors.shares import Shares
 from neroli.errors import ArtefactError, InvalidInput
 from neroli.fitting import InProgress, Learning, in_step
 from neroli.head import LinearHead
-from neroli.moments import Covariance
-from neroli.statistics import Count, keyed_hashes
+from neroli.statistics import Count, Reservoir, keyed_hashes
 from neroli.taps import NOTHING, Requirements
 
-DEFAULT_MEMBERS = ("vim", "cadref", "knn", "line")
+_PREDICTED = {"labels": "predicted"}  # so that no labels are needed
+DEFAULT_MEMBERS = (
+    "cadref",
+    {"name": "line", "hyperparameters": _PREDICTED},
+    {"name": "relative_mahalanobis", "hyperparameters": _PREDICTED},
+    "vim",
+)
 _MEMBER = "member."
 _HEAD = ("head.weight", "head.bias")
 _SAMPLE = 10_000
 """Training images that scores are standardised over: KNN would take too long over a million."""
+_LEVELS = (0.5, 0.95)
+"""Quantiles of a member's scores that become 0 and 1."""
+_LOW, _HIGH = -3.0, 6.0
+"""A standardised score beyond these counts as these, so that no member outvotes all others."""
 _ROUNDING = 1e-12
-"""Deviations up to this are of rounding: of distances of images to themselves, say."""
+"""Spreads up to this are of rounding: of distances of images to themselves, say."""
 
 
 @dataclass(eq=False)
 class Ensemble(Detector):
     """Several detectors as one: the mean, or the largest, of their standardised scores.
 
-    Each member's score is brought to mean zero and variance one over in-distribution images, so
-    that none outweighs the others by its scale. These are held-out images where there are any (a
-    guard learns them from half of its calibration images), since members such as KNN score the
-    images they were fitted on too low; until then the training images serve, or some 10,000 of
-    them, chosen by a hash of their ids.
+    Each member's score is brought to 0 at its median and 1 at its 95 % quantile over ID images, and
+    counts as at least -3 and at most 6, so that none outweighs the others by its scale or by a few
+    huge scores. The ID images are those of training; of more than 10,000 a sample, by a hash of
+    their ids.
 
     Args:
         members: detectors, or their names; or ``{"name": ..., "hyperparameters": {...}}`` each, as
             saved guards have them.
         combine: "mean" or "max" of the standardised scores.
+        standardise_on: "training" images; or "held-out" ones, for members such as KNN that score
+            the images they were fitted on too low: a guard then learns from half of its calibration
+            images, as it does anyway where a member learns from these.
 
-    A member whose scores do not vary counts as zero. The members were chosen for being unlike.
+    A member whose upper scores do not vary counts as zero. The default members are neroli's default
+    (docs/default.md says how they were chosen).
 
     Source: neroli's own; standardising and averaging scores is common practice.
     """
@@ -56,11 +69,14 @@ class Ensemble(Detector):
 
     members: Any = parameter(DEFAULT_MEMBERS, "the detectors, by name")
     combine: Literal["mean", "max"] = parameter("mean", "how standardised scores are put together")
+    standardise_on: Literal["training", "held-out"] = parameter(
+        "training", "images over which the members' scores are standardised"
+    )
 
-    means: Tensor = learned()
-    """Mean score of every member, ``[M]``."""
-    deviations: Tensor = learned()
-    """Standard deviation of every member's score, ``[M]``."""
+    medians: Tensor = learned()
+    """Median score of every member, ``[M]``."""
+    units: Tensor = learned()
+    """How far the 95 % quantile of every member's score is above its median, ``[M]``."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -97,25 +113,69 @@ class Ensemble(Detector):
 
     def learn_held_out(self, head: LinearHead) -> Learning:
         learners = [InProgress.of_held_out(member, head) for member in self.members]
+        changed = any(learner.requests for learner in learners)
         yield from in_step(learners)
         self.__dict__["members"] = tuple(learner.fitted for learner in learners)
-        yield from self._standardise()
+        if changed or self.standardise_on == "held-out":
+            yield from self._standardise()
 
     def _standardise(self, share: float = 1.0) -> Learning:
-        scores = yield Covariance(_MemberScores(self.members, share))
-        self.means = scores.mean
-        self.deviations = scores.covariance.diagonal().clamp(min=0).sqrt()
+        scores = yield _SomeScores(_MemberScores(self.members), _SAMPLE, share=share)
+        self.medians, upper = scores.quantile(scores.new_tensor(_LEVELS), dim=0)
+        self.units = upper - self.medians
 
     def compute(self, batch: Activations) -> Tensor:
-        varies = self.deviations > _ROUNDING * (1 + self.means.abs())
-        scores = _MemberScores(self.members)(batch) - self.means
-        standard = torch.where(varies, scores / self.deviations.where(varies, 1.0), 0.0)
+        standard = self._standardised(_MemberScores(self.members)(batch)).clamp(_LOW, _HIGH)
         return standard.amax(1) if self.combine == "max" else standard.mean(1)
+
+    def _standardised(self, scores: Tensor) -> Tensor:
+        """Scores ``[N, M]`` of the members in their units, 0 of members that do not vary."""
+        units = self.units.where(self._varies, 1.0)
+        return torch.where(self._varies, (scores - self.medians) / units, 0.0)
+
+    @property
+    def _varies(self) -> Tensor:
+        """Which members' scores vary by more than rounding, bool ``[M]``."""
+        return self.units > _ROUNDING * (1 + self.medians.abs())
+
+    @property
+    def is_additive(self) -> bool:
+        """Whether the score is a mean, and some member's is known as a sum over neurons."""
+        return self.combine == "mean" and any(member.is_additive for member in self.members)
+
+    def split(self, batch: Activations) -> Shares:
+        """The mean of the members' shares in their units; of some, all of the score is rest.
+
+        Where a standardised score counts as -3 or 6, its parts are scaled to sum to that.
+        """
+        if not self.is_additive:
+            return super().split(batch)
+        standard = self._standardised(_MemberScores(self.members)(batch))
+        counted = standard.clamp(_LOW, _HIGH)
+        # of a clipped score all parts are scaled; one that does not vary has no part
+        scale = torch.where(standard == counted, 1.0, counted / standard) * self._varies
+        scale /= self.units.where(self._varies, 1.0) * len(self.members)
+        rest = counted.mean(dim=1)
+        neurons, bias = torch.zeros_like(batch.features), torch.zeros_like(rest)
+        rest_is = ["what the members' scores are in the median"]
+        given: list[str] = []
+        for member, factor in zip(self.members, scale.unbind(1), strict=True):
+            if not member.is_additive:
+                rest_is.append(f"the score of {type(member).__name__}")
+                continue
+            shares = member.shares(batch)
+            part, of_bias = shares.neurons * factor[:, None], shares.bias * factor
+            neurons, bias = neurons + part, bias + of_bias
+            rest = rest - part.sum(dim=1) - of_bias
+            rest_is += [shares.rest_is] * bool(shares.rest_is)
+            given += [shares.given] * bool(shares.given)
+        return Shares(neurons, bias, rest, _listed(rest_is), _listed(given))
 
     def hyperparameters(self) -> dict[str, Any]:
         """The hyper-parameters by name; of each member its name and its own."""
         tree = [{"name": m.name, "hyperparameters": m.hyperparameters()} for m in self.members]
-        return {"members": tree, "combine": self.combine}
+        own = {"combine": self.combine, "standardise_on": self.standardise_on}
+        return {"members": tree, **own}
 
     def state(self) -> dict[str, Tensor]:
         """What the members and the ensemble learned, as ``Detector.state``; the head once."""
@@ -151,16 +211,34 @@ class Ensemble(Detector):
 
 @dataclass(frozen=True, eq=False)
 class _MemberScores:
-    """The scores of several detectors, ``[N, M]``, or of a share of the N images."""
+    """The scores of several detectors, ``[N, M]``."""
 
     members: tuple[Detector, ...]
-    share: float = 1.0
 
     def __call__(self, batch: Activations) -> Tensor:
-        if self.share < 1:
-            hashes = keyed_hashes(batch, "features", seed=0).astype(np.float64)
-            batch = batch.select(torch.from_numpy(hashes < self.share * 2.0**64))
         return torch.stack([member.score(batch) for member in self.members], dim=1)
+
+
+@dataclass
+class _SomeScores(Reservoir):
+    """A sample of scores, of which only a share of the images is scored at all.
+
+    Args:
+        share: of the images, chosen by a hash.
+    """
+
+    share: float = 1.0
+
+    def update(self, batch: Activations) -> None:
+        if self.share < 1:
+            hashes = keyed_hashes(batch, "features", self.seed).astype(np.float64)
+            batch = batch.select(torch.from_numpy(hashes < self.share * 2.0**64))
+        super().update(batch)
+
+
+def _listed(phrases: Sequence[str]) -> str:
+    """Phrases, each once, as one."""
+    return ", ".join(dict.fromkeys(phrases))
 
 
 def _member(given: Any) -> Detector:

@@ -71,5 +71,24 @@ def nearest(whitened: Tensor, means: Tensor) -> Tensor:
     The products only choose the class: their difference is too rough in float32 where the classes
     lie far apart.
     """
-    index = (0.5 * means.square().sum(dim=1) - whitened @ means.T).argmin(dim=1)
-    return (whitened - means[index]).square().sum(dim=1)
+    return (whitened - means[_nearest_class(whitened, means)]).square().sum(dim=1)
+
+
+def nearest_shares(rows: Tensor, whiten: Tensor, means: Tensor) -> Tensor:
+    """What every neuron adds to ``nearest(rows @ whiten, means)``, ``[N, D]``.
+
+    With d the difference from the nearest mean before whitening, ``d_i (whiten whiten^T d)_i``.
+
+    Args:
+        rows: ``[N, D]``.
+        whiten: ``[D, K]``, of orthogonal columns, as ``whitening`` gives.
+        means: whitened, ``[C, K]``.
+    """
+    mean = means[_nearest_class(rows @ whiten, means)]
+    unwhitened = mean / whiten.square().sum(dim=0) @ whiten.T
+    return (rows - unwhitened) * ((rows @ whiten - mean) @ whiten.T)
+
+
+def _nearest_class(whitened: Tensor, means: Tensor) -> Tensor:
+    index: Tensor = (0.5 * means.square().sum(dim=1) - whitened @ means.T).argmin(dim=1)
+    return index

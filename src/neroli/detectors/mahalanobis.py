@@ -11,7 +11,14 @@ from neroli.activations import Activations
 from neroli.assumptions import Assumption
 from neroli.detectors.about import Paper, parameter
 from neroli.detectors.base import Detector, learned
-from neroli.detectors.gaussians import nearest, rounding, whitening, within_classes
+from neroli.detectors.gaussians import (
+    nearest,
+    nearest_shares,
+    rounding,
+    whitening,
+    within_classes,
+)
+from neroli.detectors.shares import Shares, neurons_alone
 from neroli.fitting import Learning
 from neroli.head import LinearHead
 from neroli.moments import ClassMoments, Covariance, Labelling
@@ -76,6 +83,10 @@ class Mahalanobis(Detector):
     def compute(self, batch: Activations) -> Tensor:
         return nearest((batch.features - self.centre) @ self.whiten, self.means)
 
+    def split(self, batch: Activations) -> Shares:
+        """What each neuron adds to the squared distance to the nearest class."""
+        return neurons_alone(nearest_shares(batch.features - self.centre, self.whiten, self.means))
+
 
 @dataclass(eq=False)
 class RelativeMahalanobis(Detector):
@@ -136,3 +147,11 @@ class RelativeMahalanobis(Detector):
         centred = batch.features - self.centre
         to_all = (centred @ self.whiten_all).square().sum(dim=1)
         return nearest(centred @ self.whiten, self.means) - to_all
+
+    def split(self, batch: Activations) -> Shares:
+        """What each neuron adds to the distance to the nearest class, and takes from it to all."""
+        centred = batch.features - self.centre
+        to_all = nearest_shares(
+            centred, self.whiten_all, self.whiten_all.new_zeros(1, self.whiten_all.shape[1])
+        )
+        return neurons_alone(nearest_shares(centred, self.whiten, self.means) - to_all)

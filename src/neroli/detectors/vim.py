@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -12,6 +12,8 @@ from neroli.activations import Activations
 from neroli.assumptions import Assumption
 from neroli.detectors.about import Paper, parameter
 from neroli.detectors.base import Detector, learned
+from neroli.detectors.gaussians import SINGULAR
+from neroli.detectors.shares import Shares, energy_shares, neurons_alone
 from neroli.errors import InvalidInput, NotEnoughImages
 from neroli.fitting import Learning
 from neroli.head import LinearHead
@@ -37,7 +39,9 @@ class Residual(Detector):
 
     Args:
         dim: dimension of the principal subspace, less than the number of features D; None takes the
-            authors' 1000 where D >= 2048, 512 where D >= 768 and D // 2 below.
+            authors' 1000 where D >= 2048, 512 where D >= 768 and D // 2 below, or half of the rank
+            of the training features where that is no more (dead neurons, few images): nothing
+            would lie outside.
 
     Source: Wang et al., CVPR 2022, arXiv 2203.10807, and the authors' program.
     """
@@ -55,12 +59,16 @@ class Residual(Detector):
     """Orthonormal columns outside of the principal subspace, ``[D, D - dim]``."""
 
     def learn(self, head: LinearHead) -> Learning:
-        size = _dimension(self.dim, head.num_features)
+        _check_dim(self.dim, head)
         gaussian = yield Covariance("features")
-        self.origin, self.complement = _outside(gaussian, head, size)
+        self.origin, self.complement = _outside(gaussian, head, self.dim)
 
     def compute(self, batch: Activations) -> Tensor:
         return _residual(batch.features, self.origin, self.complement)
+
+    def split(self, batch: Activations) -> Shares:
+        """What each neuron adds to the norm."""
+        return neurons_alone(_residual_shares(batch.features, self.origin, self.complement))
 
 
 @dataclass(eq=False)
@@ -74,7 +82,9 @@ class ViM(Detector):
 
     Args:
         dim: dimension of the principal subspace, less than the number of features D; None takes the
-            authors' 1000 where D >= 2048, 512 where D >= 768 and D // 2 below.
+            authors' 1000 where D >= 2048, 512 where D >= 768 and D // 2 below, or half of the rank
+            of the training features where that is no more (dead neurons, few images): nothing
+            would lie outside.
 
     Source: Wang et al., CVPR 2022, arXiv 2203.10807, and the authors' program.
     """
@@ -94,13 +104,14 @@ class ViM(Detector):
     """What scales the residual to the logits, a scalar."""
 
     def learn(self, head: LinearHead) -> Learning:
-        size = _dimension(self.dim, head.num_features)
+        _check_dim(self.dim, head)
         gaussian = yield Covariance("features")
-        self.origin, self.complement = _outside(gaussian, head, size)
+        self.origin, self.complement = _outside(gaussian, head, self.dim)
         logit, residual, norm = yield Mean(_LargestLogit(self.origin, self.complement))
         if residual <= 1e-10 * norm:  # rounding: their quotient would be arbitrary
+            kept = len(self.origin) - self.complement.shape[1]
             raise NotEnoughImages(
-                f"ViM keeps {size} principal directions, and none of the {gaussian.count} training "
+                f"ViM keeps {kept} principal directions, and none of the {gaussian.count} training "
                 "images has features outside of them: give more images, or set a smaller dim."
             )
         self.alpha = logit.abs() / residual
@@ -108,6 +119,13 @@ class ViM(Detector):
     def compute(self, batch: Activations) -> Tensor:
         residual = _residual(batch.features, self.origin, self.complement)
         return self.alpha * residual - batch.logits.logsumexp(dim=1)
+
+    def split(self, batch: Activations) -> Shares:
+        """What each neuron adds to the scaled norm and to the energy."""
+        assert self.head is not None
+        residual = _residual_shares(batch.features, self.origin, self.complement)
+        energy = energy_shares(batch.features, self.head)
+        return replace(energy, neurons=energy.neurons + self.alpha * residual)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,24 +142,41 @@ class _LargestLogit:
         return torch.stack([largest, residual, (features - self.origin).norm(dim=1)], dim=1)
 
 
-def _dimension(dim: int | None, size: int) -> int:
-    if dim is None:
-        return 1000 if size >= 2048 else 512 if size >= 768 else size // 2
-    if dim >= size:
-        raise InvalidInput(f"dim is {dim}, but this model has only {size} features: set less.")
-    return dim
+def _check_dim(dim: int | None, head: LinearHead) -> None:
+    if dim is not None and dim >= head.num_features:
+        raise InvalidInput(
+            f"dim is {dim}, but this model has only {head.num_features} features: set less."
+        )
 
 
-def _outside(gaussian: Gaussian, head: LinearHead, dim: int) -> tuple[Tensor, Tensor]:
-    """The origin and the eigenvectors but the first ``dim``."""
+def _usual_dim(variances: Tensor) -> int:
+    """The dimension of the principal subspace, of variances ``[D]`` along all directions."""
+    size = len(variances)
+    usual = 1000 if size >= 2048 else 512 if size >= 768 else size // 2
+    rank = int((variances > SINGULAR * variances.amax()).sum())
+    return usual if rank > usual else rank // 2
+
+
+def _outside(gaussian: Gaussian, head: LinearHead, dim: int | None) -> tuple[Tensor, Tensor]:
+    """The origin and the eigenvectors but the first ``dim``, None being the usual number."""
     weight, bias = head.weight.to(gaussian.mean), head.bias.to(gaussian.mean)
     origin = -torch.linalg.pinv(weight) @ bias
     offset = gaussian.mean - origin
     moments = gaussian.covariance + torch.outer(offset, offset)  # around the origin, not the mean
-    directions = torch.linalg.eigh(moments).eigenvectors  # in rising order of their variance
+    variances, directions = torch.linalg.eigh(moments)  # in rising order
+    dim = _usual_dim(variances) if dim is None else dim
     return origin, directions[:, : len(directions) - dim].contiguous()
 
 
 def _residual(features: Tensor, origin: Tensor, complement: Tensor) -> Tensor:
     residual: Tensor = ((features - origin) @ complement).norm(dim=1)
     return residual
+
+
+def _residual_shares(features: Tensor, origin: Tensor, complement: Tensor) -> Tensor:
+    """What each neuron adds to the norm r outside: ``(a - o)_i (N N^T (a - o))_i / r``."""
+    offset = features - origin
+    outside = offset @ complement
+    norm = outside.norm(dim=1, keepdim=True)
+    shares: Tensor = offset * (outside @ complement.T) / norm.where(norm > 0, 1.0)
+    return shares
