@@ -11,10 +11,17 @@ from _pytest.mark import ParameterSet
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
-from batteries import EVERY, activations, check_finite_or_refused, equipped, normal_head
+from batteries import (
+    EVERY,
+    activations,
+    check_finite_or_refused,
+    create,
+    equipped,
+    normal_head,
+)
 from conftest import random_activations
 from neroli import Activations, LinearHead
-from neroli.detectors import create, names
+from neroli.detectors import names
 from neroli.errors import NotEnoughImages
 from neroli.fitting import InProgress
 from neroli.moments import Covariance
@@ -28,6 +35,10 @@ than that there is none to be the k-th."""
 LEAVING_A_SUBSPACE = ("vim", "ensemble")
 """ViM scales the residual by its mean on training, so some image must have one; the ensemble has it
 as a member."""
+
+NERO = ("nero", "views")
+"""Which keeps as many principal components as two thirds of the features, and so needs as many
+images (views average its score unless told otherwise)."""
 
 CORRECT = ("openmax",)
 """Learns from correctly classified images alone, and has no score without any."""
@@ -58,7 +69,7 @@ def test_from_few_to_many_classes_and_features(
     new = random_activations(head, 5, seed=5).features
     error = check_finite_or_refused(name, random_activations(head, images), head, new)
     # NERO keeps 2/3 as many components as features, ViM up to half, and they need so many images.
-    too_few = images < features // 3 and name in ("nero", *LEAVING_A_SUBSPACE)
+    too_few = images < features // 3 and name in (*NERO, *LEAVING_A_SUBSPACE)
     assert (error is not None) == (too_few or (classes == 1 and name == "ddcs"))
 
 
@@ -96,7 +107,7 @@ def test_hardly_an_image(name: str, images: int, head: LinearHead) -> None:
     right = known.select(known.labels == known.predictions)
     new = random_activations(head, 10, seed=6).features
     error = check_finite_or_refused(name, right[:images], head, new)
-    refuse = {"nero", "gram", *NEIGHBOURS, *LEAVING_A_SUBSPACE, *(["ddcs"] if images == 1 else [])}
+    refuse = {*NERO, "gram", *NEIGHBOURS, *LEAVING_A_SUBSPACE, *(["ddcs"] if images == 1 else [])}
     assert (error is not None) == (name in refuse)
     assert error is None or isinstance(error, NotEnoughImages)
 
