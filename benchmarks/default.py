@@ -136,7 +136,9 @@ class Combination:
 
     def scores(self, suite: Suite, kind: str) -> Array:
         weights = self.weights or (1.0,) * len(self.members)
-        parts = [w * self._member(suite, m, kind) for m, w in zip(self.members, weights, strict=True)]
+        parts = [
+            w * self._member(suite, m, kind) for m, w in zip(self.members, weights, strict=True)
+        ]
         return self.rule(np.stack(parts))
 
     def _member(self, suite: Suite, name: str, kind: str) -> Array:
@@ -169,8 +171,10 @@ def experiments(singles: Sequence[str]) -> list[Combination]:
     """Everything that was tried and mattered, in the order of the table."""
     found = [Combination((name,), said="alone") for name in singles]
     found.append(Combination(said="**the default**"))
-    for left in RECIPE:
-        found.append(Combination(tuple(m for m in RECIPE if m != left), said=f"without {left}"))
+    found += [
+        Combination(tuple(m for m in RECIPE if m != left), said=f"without {left}")
+        for left in RECIPE
+    ]
     more = ("knn", "relevance_deviation", "nero", "energy", "she", "fdbd", "regularised_pca", "nac")
     found += [Combination((*RECIPE, each), said=f"and {each}") for each in more]
     for position, member in enumerate(RECIPE):
@@ -196,7 +200,9 @@ def experiments(singles: Sequence[str]) -> list[Combination]:
         ("cadref", "relative_mahalanobis", "she", "vim"),
         ("nero", "line"),
     ]
-    found += [Combination(members, on="test", said="units of held-out images") for members in others]
+    found += [
+        Combination(members, on="test", said="units of held-out images") for members in others
+    ]
     for weight in (1.0, 0.5):
         members = (*RECIPE, "multi_layer_mahalanobis")
         weights = (*(1.0,) * len(RECIPE), weight)
@@ -251,7 +257,9 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore", NeroliWarning)
     torch.set_num_threads(1)
-    names = [name for name in own_names() if name not in LEFT_OUT and not create(name).requires.probes]
+    names = [
+        name for name in own_names() if name not in LEFT_OUT and not create(name).requires.probes
+    ]
     choosing = [read(folder, names) for folder in options.choosing]
     found: dict[str, Any] = {"choosing": [], "reporting": []}
     everywhere = [name for name in names if all(name in suite.scores for suite in choosing)]
@@ -268,7 +276,9 @@ def main() -> None:
         ratio = np.mean(known) / np.mean(same) if known else np.nan
         members = " + ".join(combination.members)
         print(f"| {members} | {combination.said} | {shown} | {np.mean(known):.1f} | {ratio:.2f} |")
-        found["choosing"].append({"members": combination.members, "said": combination.said, "fpr95": values})
+        found["choosing"].append(
+            {"members": combination.members, "said": combination.said, "fpr95": values}
+        )
     print(f"\n{len(everywhere)} detectors, the default beside {order[0]}:")
     for folder in (*options.choosing, *options.reporting):
         suite = read(folder, [*RECIPE, order[0]])

@@ -12,12 +12,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from neroli import Activations, LinearHead
-from neroli.detectors import Detector, create, names
+from neroli import Activations, LinearHead, detectors
+from neroli.detectors import Detector, class_of, names
 from neroli.errors import NeroliError
 from neroli.fitting import InProgress
 
 EVERY = pytest.mark.parametrize("name", names())
+
+
+def create(name: str, **hyperparameters: Any) -> Detector:
+    """A detector by name, with its example where some hyper-parameters have no default."""
+    return detectors.create(name, **{**class_of(name).example, **hyperparameters})
 
 
 def equipped(batch: Activations, name: str) -> Activations:
@@ -32,6 +37,8 @@ def equipped(batch: Activations, name: str) -> Activations:
         extras = {e: 2 * batch.logits / a for e, a in zip(extras, alphas, strict=False)}
     if name in ("odin", "i_odin"):
         extras = dict.fromkeys(extras, (batch.logits / 1000).softmax(1).amax(1))
+    if name == "views":
+        extras = {f"{view}/features": batch.features.flip(0) for view in create(name).views}
     if requires.prepool:
         extras |= {"prepool_max": 3 * batch.features.square(), "prepool_mean": batch.features}
     return replace(batch, taps=taps, extras=extras)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from batteries import EVERY, equipped
+from batteries import EVERY, create, equipped
 from conftest import random_activations
 from neroli import Activations, LinearHead, fit
 from neroli.assumptions import FEW, Assumption, GatherFacts
@@ -25,7 +25,6 @@ from neroli.detectors import (
     MultiLayerMahalanobis,
     OpenMax,
     ViM,
-    create,
 )
 from neroli.errors import NeroliWarning
 

@@ -21,10 +21,11 @@ from neroli.execution import AS_IT_IS, Execution
 from neroli.exported import with_linear_modules
 from neroli.files import tensors_digest
 from neroli.head import HeadPath, LinearHead
-from neroli.probes import Network
+from neroli.probes import Network, measured
 from neroli.running import BATCH_COUNTER, LastCalls, run, unknown_module, watched
 from neroli.stand_in import StandIn
 from neroli.taps import NOTHING, PREPOOL, Requirements, Site, Tap, find_prepool, watchers_of
+from neroli.views import ViewProbe, measures_more
 
 _IMAGES_TO_FIND_HEAD = 8
 _IMAGES_PROBED = 16
@@ -195,7 +196,8 @@ class Classifier:
 
     def check_requirements(self, requires: Requirements) -> None:
         """Raise InvalidInput if the model lacks a layer that is required, naming it."""
-        if isinstance(self.model, StandIn) and requires != NOTHING:
+        inside = requires.taps or requires.prepool or measures_more(requires)
+        if isinstance(self.model, StandIn) and inside:
             raise InvalidInput(self.model.refusal("What the detector requires needs"))
         for site in requires.sites():
             self._check_layer(site)
@@ -237,8 +239,10 @@ class Classifier:
             layer = self.find_prepool(images)
             extras = dict(zip(PREPOOL, (Tap(layer, "max"), Tap(layer, "mean")), strict=True))
         head = HeadPath.parse(self.head_name)
+        # a model may work in place, but not on the images that probes measure
+        shown = images.clone() if requires.probes else images
         with self.execution.applied(images.device):
-            calls, tapped = self._run(self.execution.laid_out(images), head, taps | extras)
+            calls, tapped = self._run(self.execution.laid_out(shown), head, taps | extras)
         absent = [*(set(head.modules) - calls.keys()), *((taps | extras).keys() - tapped.keys())]
         if absent:
             raise HeadNotFound(
@@ -297,14 +301,13 @@ class Classifier:
             self.model,
             HeadPath.parse(self.head_name),
             None if std is None else images.new_tensor(std).view(-1, 1, 1),
+            lambda images, requires: self(images, requires=requires),
         )
-        parts: dict[str, list[Tensor]] = {}
-        for start in range(0, len(images), _IMAGES_PROBED):
-            few = images[start : start + _IMAGES_PROBED]
-            for probe in requires.probes:
-                for name, value in probe(network, few).items():
-                    parts.setdefault(name, []).append(value.detach())
-        return {name: torch.cat(values) for name, values in parts.items()}
+        parts: dict[str, Tensor] = {}
+        for probe in requires.probes:
+            size = len(images) if isinstance(probe, ViewProbe) else _IMAGES_PROBED
+            parts |= measured(probe, network, images, size)
+        return parts
 
     def weights_hash(self) -> str:
         """A hash of the model's parameters and buffers, by which saved guards know their model."""

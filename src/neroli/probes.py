@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,10 @@ from torch import Tensor, nn
 from neroli.errors import InvalidInput, first_line
 from neroli.head import HeadPath
 from neroli.running import LastCalls, run, watched
+
+if TYPE_CHECKING:
+    from neroli.activations import Activations
+    from neroli.taps import Requirements
 
 Change = Callable[[Tensor], Tensor]
 """What becomes of a layer's output."""
@@ -31,11 +35,13 @@ class Network:
         model: the model.
         head: where its head stands.
         std: what pixels of 0..1 were divided by, ``[channels, 1, 1]``; None if that is unknown.
+        activations: the classifier on images ``[N, ...]``, which keeps what is required, too.
     """
 
     model: nn.Module
     head: HeadPath
     std: Tensor | None
+    activations: Callable[[Tensor, Requirements], Activations]
 
     def logits(self, images: Tensor, changes: Mapping[str, Change] | None = None) -> Tensor:
         """Logits ``[N, C]`` of images, with some layers' outputs changed on the way.
@@ -128,6 +134,15 @@ class Probe(Protocol):
 
     def layers(self) -> tuple[str, ...]:
         """The layers it needs by name."""
+
+
+def measured(probe: Probe, network: Network, images: Tensor, at_once: int) -> dict[str, Tensor]:
+    """What a probe measures of images, of which it sees at most so many at once."""
+    parts: dict[str, list[Tensor]] = {}
+    for start in range(0, len(images), max(at_once, 1)):
+        for name, values in probe(network, images[start : start + at_once]).items():
+            parts.setdefault(name, []).append(values.detach())
+    return {name: torch.cat(values) for name, values in parts.items()}
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Classes left out in turn: as if the network had never had them, told from the others."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +13,14 @@ from sklearn.metrics import roc_auc_score
 from batteries import InBatches, equipped
 from conftest import random_activations
 from neroli import Activations, LinearHead
-from neroli.benchmark.left_out import WithoutClasses, folds, left_out_auroc, reduced_head
-from neroli.detectors import KNN, MSP, Energy, Mahalanobis, create
+from neroli.benchmark.left_out import (
+    WithoutClasses,
+    folds,
+    left_out_auroc,
+    reduced_head,
+    without_logits,
+)
+from neroli.detectors import KNN, MSP, Energy, Mahalanobis, Views, create
 from neroli.errors import InvalidInput, LabelsRequired
 from neroli.fitting import fit_held_out
 
@@ -91,6 +98,35 @@ def test_every_detector_does_as_with_the_classes_deleted_by_hand(
     assert all(detector.head is None for detector in detectors), "they are left unfitted"
 
 
+@pytest.mark.parametrize("member", ["energy", "cadref", "gram", "nap"])
+def test_of_views_the_logits_are_deleted_too(
+    training: Activations, head: LinearHead, held_out: Activations, member: str
+) -> None:
+    """The mean of what the member says of the images and of the view, each without the classes."""
+    detector = Views(member, ("mirror",))
+
+    def halves(batch: Activations, number: int) -> Activations:
+        """The images, or their view, as if there were no other."""
+        features = batch.features if number == 0 else batch.features.roll(3, dims=1)
+        return equipped(Activations.from_features(features, head, batch.labels, batch.ids), member)
+
+    def seen(batch: Activations) -> Activations:
+        plain, view = halves(batch, 0), halves(batch, 1)
+        found = {"features": view.features, **view.taps, **view.extras}
+        extras = {f"mirror/{name}": value for name, value in found.items()}
+        return replace(plain, extras={**plain.extras, **extras, "odin": batch.logits})
+
+    (found,) = left_out_auroc([detector], seen(training), head, seen(held_out), FOLDS)
+    expected = []
+    for fold in FOLDS:
+        smaller = reduced_head(head, fold)
+        alone = create(member).fit(WithoutClasses(halves(training, 0), fold), smaller)
+        scores = [alone.score(without_logits(halves(held_out, i), fold)) for i in (0, 1)]
+        is_out = torch.isin(held_out.labels, torch.tensor(fold))
+        expected.append(roc_auc_score(is_out, scores[0] + scores[1]))
+    assert found == pytest.approx(expected, abs=1e-9)
+
+
 def test_images_keep_what_does_not_depend_on_the_logits(
     training: Activations, head: LinearHead
 ) -> None:
@@ -156,8 +192,12 @@ def test_a_detector_that_fails_says_why_and_the_others_go_on(
     training: Activations, head: LinearHead, held_out: Activations
 ) -> None:
     """Whether it can never be, or failed in the third fold, which leaves three classes of five."""
-    detectors = [Energy(), KNN(k=300), create("odin"), Mahalanobis()]
-    energy, knn, odin, mahalanobis = left_out_auroc(detectors, training, head, held_out, FOLDS)
+    of_views = Views("odin", ("mirror",))
+    detectors = [Energy(), KNN(k=300), create("odin"), Mahalanobis(), of_views]
+    energy, knn, odin, mahalanobis, views = left_out_auroc(
+        detectors, training, head, held_out, FOLDS
+    )
+    assert views == odin.replace("ODIN", "Views")
     assert knn.startswith("KNN looks for 300 neighbours among only 240 training images")
     assert odin == (
         "ODIN runs the network again, with the logits of all classes: no class can be left out "

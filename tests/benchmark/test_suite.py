@@ -230,7 +230,7 @@ def test_groups_hold_the_detectors_that_need_no_more(tmp_path: Path) -> None:
         text = f'detectors = "{detectors}"\n{SMALL}'
         return {row.name for row in read_suite(write(tmp_path, text)).rows()}
 
-    assert names("all") == set(catalogue.own_names())
+    assert names("all") == set(catalogue.own_names()) - {"views"}, "which views are harmless?"
     assert names("all") - names("one-pass") == {"odin", "i_odin", "nac_ue", "rank_feat"}
     assert names("one-pass") - names("head") == {"multi_layer_mahalanobis", "gram", "nap"}
 

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from batteries import create
 from conftest import COLOUR_PREPROCESSING, write_pictures
 from neroli import Guard
 from neroli import __version__ as neroli_version
@@ -312,7 +313,7 @@ def test_settings_are_taken_as_they_are_shown() -> None:
     """Every hyper-parameter of every detector, as `neroli detectors NAME` prints it."""
     from neroli.cli.detectors import _shown
     from neroli.cli.hyperparameters import hyperparameters
-    from neroli.detectors import create, names
+    from neroli.detectors import names
     from neroli.errors import InvalidInput
 
     for name in names():
@@ -324,10 +325,39 @@ def test_settings_are_taken_as_they_are_shown() -> None:
                 if key == "members"
                 else value
             )
+    described = {"name": "knn", "hyperparameters": {"k": 5}}
+    assert hyperparameters("views", [f"detector={json.dumps(described)}", "views=mirror"]) == {
+        "detector": described,
+        "views": ["mirror"],
+    }
     assert hyperparameters("gram", ["layers=a.b,c"]) == {"layers": ["a.b", "c"]}
     assert hyperparameters("gram", ['layers=["a"]']) == {"layers": ["a"]}
     with pytest.raises(InvalidInput, match="gives k twice"):
         hyperparameters("knn", ["k=5", "k=7"])
+
+
+def test_views_are_named_fitted_scored_and_explained(pictures: Path, tmp_path: Path) -> None:
+    knn = '{"name": "knn", "hyperparameters": {"k": 5}}'
+    views = ["--detector", "views", "--set", f"detector={knn}"]
+    refused = run(*fit_arguments(pictures, tmp_path / "g", *views))
+    assert refused.exit_code == 1
+    assert "No view is named" in refused.stderr and "--set views=mirror" in refused.stderr
+    fitted = run(*fit_arguments(pictures, tmp_path / "g", *views, "--set", "views=mirror,left:2"))
+    assert fitted.exit_code == 0, fitted.stderr
+    result = run("score", tmp_path / "g", pictures / "new", "--out", tmp_path / "s.csv")
+    assert result.exit_code == 0, result.stderr
+    new = sorted((pictures / "new").iterdir())
+    guard = Guard.load(tmp_path / "g", trained_colour_network())
+    images = guard.classifier.prepare(new)
+    changed = [images, images.flip(3), torch.cat([images[..., 2:], *2 * [images[..., -1:]]], 3)]
+    knn_alone = guard.detector.members[0]
+    scores = torch.stack([knn_alone.score(guard.classifier(each)) for each in changed]).mean(0)
+    found = torch.tensor([float(row["score"]) for row in read_rows(tmp_path / "s.csv")])
+    torch.testing.assert_close(found, scores, rtol=1e-4, atol=1e-5)
+    result = run("explain", tmp_path / "g", new[0], "--out", tmp_path / "page.html")
+    assert result.exit_code == 0, result.stderr
+    about = run("detectors", "views").stdout
+    assert "1 + V times" in about and "needs: the network run again for every view" in about
 
 
 def test_what_a_detector_takes_for_granted_is_said(pictures: Path, tmp_path: Path) -> None:

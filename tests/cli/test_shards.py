@@ -24,6 +24,7 @@ DETECTORS = {
     "two passes": ["nero", "--keep-examples", "12"],
     "a bank": ["knn", "--set", "k=5", "--keep-examples", "500"],
     "taps": ["gram", "--set", "layers=2"],
+    "views": ["views", "--set", "detector=line", "--set", "views=mirror,up:1"],
     "held-out images": [
         *("ensemble", "--set", "members=line,energy", "--set", "standardise_on=held-out"),
         *HELD_OUT,

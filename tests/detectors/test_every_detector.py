@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from batteries import EVERY, equipped
+from batteries import EVERY, create, equipped
 from conftest import random_activations
 from neroli import Activations, LinearHead, fit
-from neroli.detectors import KNN, Detector, Energy, create, register
+from neroli.detectors import KNN, Detector, Energy, register
 from neroli.errors import ArtefactError, InvalidInput, NotFitted
 
 NOISE_SIZE = {"ncdd": 0.5, "gram": 3.0}

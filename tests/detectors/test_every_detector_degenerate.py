@@ -11,10 +11,17 @@ from _pytest.mark import ParameterSet
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
-from batteries import EVERY, activations, check_finite_or_refused, equipped, normal_head
+from batteries import (
+    EVERY,
+    activations,
+    check_finite_or_refused,
+    create,
+    equipped,
+    normal_head,
+)
 from conftest import random_activations
 from neroli import Activations, LinearHead
-from neroli.detectors import create, names
+from neroli.detectors import names
 from neroli.errors import NotEnoughImages
 from neroli.fitting import InProgress
 from neroli.moments import Covariance

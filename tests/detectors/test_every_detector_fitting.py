@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from batteries import EVERY, InBatches, equipped, learned_in_shards
+from batteries import EVERY, InBatches, create, equipped, learned_in_shards
 from conftest import random_activations
 from neroli import Activations, LinearHead
-from neroli.detectors import Detector, create
+from neroli.detectors import Detector
 from neroli.fitting import InProgress, fit_held_out
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*have fewer than 10")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from batteries import EVERY, equipped
+from batteries import EVERY, create, equipped
 from conftest import random_activations
 from neroli import Activations, LinearHead
 from neroli.detectors import (
@@ -14,7 +14,6 @@ from neroli.detectors import (
     LINe,
     RelevanceDeficit,
     RelevanceDeviation,
-    create,
 )
 from neroli.errors import InvalidInput, NotFitted
 from neroli.relevance import relevance
@@ -22,6 +21,7 @@ from neroli.relevance import relevance
 KNOWN = {
     *("nero", "line", "relevance_deviation", "relevance_deficit", "cadref", "caref", "energy"),
     *("react", "dice", "mahalanobis", "relative_mahalanobis", "residual", "vim", "ensemble"),
+    "views",
 }
 
 

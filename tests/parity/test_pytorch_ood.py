@@ -35,7 +35,7 @@ from peers import PEERS, Peer, linear, theirs
 NOT_THERE = {
     *("nero", "line", "relevance_deviation", "relevance_deficit", "ensemble", "feature_norm"),
     *("feature_masking", "itp", "ddcs", "cadref", "caref", "ncdd", "residual", "neco", "cop"),
-    *("corp", "regularised_pca", "conjnorm", "weiper_kld", "i_odin", "nap", "nac_ue"),
+    *("corp", "regularised_pca", "conjnorm", "weiper_kld", "i_odin", "nap", "nac_ue", "views"),
 }
 """Methods of ours that pytorch-ood does not have."""
 OF_NETWORKS = {

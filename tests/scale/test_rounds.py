@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from batteries import create
 from neroli import Activations, LinearHead, fit
-from neroli.detectors import Detector, create, names
+from neroli.detectors import Detector, names
 from neroli.errors import ArtefactError, NeroliWarning
 from neroli.explain.reference import Reference
 from neroli.scale.gathering import GatheringStore

@@ -9,7 +9,7 @@ from typing import Any
 
 from neroli.benchmark.results import Failed
 from neroli.benchmark.schema import DetectorRow
-from neroli.detectors import Detector, create
+from neroli.detectors import Detector, class_of, create
 from neroli.errors import InvalidInput
 from neroli.taps import NOTHING, Requirements
 
@@ -65,6 +65,6 @@ def needed(entries: Sequence[Entry]) -> Requirements:
 
 def _with_layers(name: str, settings: Mapping[str, Any], layers: Sequence[str]) -> Detector:
     """A detector, of the model's layers if its usual ones are none of these and none are given."""
-    usual = create(name).hyperparameters().get("layers", ())
-    others = bool(layers) and not set(usual) <= set(layers)
+    defaults = {each.name: each.default for each in class_of(name).declared()}
+    others = bool(layers) and not set(defaults.get("layers", ())) <= set(layers)
     return create(name, **{**({"layers": tuple(layers)} if others else {}), **settings})

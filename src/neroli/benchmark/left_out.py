@@ -4,12 +4,13 @@ The features were learned with these classes, so they are easier to tell apart t
 may be; what is compared is how detectors do against each other, not how well they will do.
 
 Only what features and logits determine can be left out exactly: a probe, which runs the network
-again, saw all logits.
+again, saw all logits. Of views of an image the features alone are kept, and their logits computed
+by the head that is left.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,6 +25,7 @@ from neroli.errors import InvalidInput, LabelsRequired
 from neroli.head import LinearHead
 from neroli.metrics import auroc
 from neroli.taps import PREPOOL
+from neroli.views import measures_more
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +37,7 @@ class WithoutClasses:
     Args:
         source: labelled images of all classes.
         classes: those left out.
+        keep: as of ``without_logits``.
 
     Raises:
         LabelsRequired: if the source has no labels.
@@ -43,6 +46,7 @@ class WithoutClasses:
 
     source: ActivationSource
     classes: tuple[int, ...]
+    keep: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         _kept(self.source.num_classes, self.classes)
@@ -72,7 +76,7 @@ class WithoutClasses:
         for batch in self.source.batches(batch_size):
             left = ~_of_classes(batch, self.classes)
             if left.any():
-                yield without_logits(batch.select(left), self.classes)
+                yield without_logits(batch.select(left), self.classes, self.keep)
 
 
 def reduced_head(head: LinearHead, classes: Sequence[int]) -> LinearHead:
@@ -85,10 +89,17 @@ def reduced_head(head: LinearHead, classes: Sequence[int]) -> LinearHead:
     return LinearHead(head.weight[kept], head.bias[kept])
 
 
-def without_logits(batch: Activations, classes: Sequence[int]) -> Activations:
+def without_logits(
+    batch: Activations, classes: Sequence[int], keep: Set[str] = frozenset()
+) -> Activations:
     """A batch without some classes' logits; what depends on these in other ways is left out too.
 
     Labels are renumbered, and there are none if an image is of one of the classes.
+
+    Args:
+        batch: of all classes.
+        classes: those left out.
+        keep: names of extras that depend on no logits, beside the map before pooling.
 
     Raises:
         InvalidInput: as ``reduced_head``.
@@ -100,7 +111,9 @@ def without_logits(batch: Activations, classes: Sequence[int]) -> Activations:
         renumbered[kept] = torch.arange(len(kept), device=labels.device)
         labels = renumbered[labels]
         labels = None if (labels < 0).any() else labels
-    extras = {name: batch.extras[name] for name in PREPOOL if name in batch.extras}
+    extras = {
+        name: value for name, value in batch.extras.items() if name in keep or name in PREPOOL
+    }
     return Activations(batch.features, batch.logits[:, kept], labels, batch.ids, batch.taps, extras)
 
 
@@ -157,20 +170,21 @@ def left_out_auroc(
     check_labelled(train)
     check_labelled(held_out)
     found: list[tuple[float, ...] | str] = [_refusal(detector) or () for detector in detectors]
+    seen = _seen_in_views(detectors)
     for fold in folds:
         classes = tuple(fold)
         numbers = [number for number, known in enumerate(found) if not isinstance(known, str)]
-        others, reduced = WithoutClasses(held_out, classes), reduced_head(head, classes)
+        others, reduced = WithoutClasses(held_out, classes, seen), reduced_head(head, classes)
         if not 0 < len(others) < len(held_out) or not numbers:
             continue
         learners = fitted(
             [detectors[number] for number in numbers],
-            WithoutClasses(train, classes),
+            WithoutClasses(train, classes, seen),
             reduced,
             others,
         )
         batches = (
-            (without_logits(batch, classes), _of_classes(batch, classes))
+            (without_logits(batch, classes, seen), _of_classes(batch, classes))
             for batch in held_out.batches()
         )
         for number, given in zip(numbers, scores(learners, batches), strict=True):
@@ -193,12 +207,19 @@ def check_labelled(source: ActivationSource) -> None:
 
 def _refusal(detector: Detector) -> str | None:
     """Why no class can be left out of a detector, if that is so."""
-    if not detector.requires.probes:
+    if not measures_more(detector.requires):
         return None
     return (
         f"{type(detector).__name__} runs the network again, with the logits of all classes: no "
         "class can be left out of it."
     )
+
+
+def _seen_in_views(detectors: Sequence[Detector]) -> frozenset[str]:
+    """Names of what views add for the detectors that are not refused: it depends on no logits."""
+    known = [detector for detector in detectors if _refusal(detector) is None]
+    probes = [probe for detector in known for probe in detector.requires.probes]
+    return frozenset(name for probe in probes for name in probe.names())
 
 
 def _of_classes(batch: Activations, classes: Sequence[int]) -> Tensor:

@@ -334,7 +334,7 @@ class Suite(_Part):
 
 def group(name: str) -> list[str]:
     """The detectors of one of ``GROUPS``, by name."""
-    detectors = {known: create(known) for known in catalogue.own_names()}
+    detectors = {known: create(known) for known in catalogue.ready_names()}
     if name == "one-pass":
         return [known for known, each in detectors.items() if not each.requires.probes]
     if name == "head":

@@ -13,10 +13,10 @@ def hyperparameters(detector: str, given: Sequence[str]) -> dict[str, Any]:
     Raises:
         InvalidInput: if there is no such detector, or a text is not of that form.
     """
-    from neroli.detectors import create
+    from neroli.detectors import class_of
     from neroli.errors import InvalidInput
 
-    defaults = create(detector).hyperparameters()
+    defaults = {declared.name: declared.default for declared in class_of(detector).declared()}
     found: dict[str, Any] = {}
     for text in given:
         name, equals, value = text.partition("=")
@@ -29,7 +29,7 @@ def hyperparameters(detector: str, given: Sequence[str]) -> dict[str, Any]:
 
 
 def _value(text: str, default: Any) -> Any:
-    if isinstance(default, str) and not text.startswith('"'):
+    if isinstance(default, str) and not text.startswith(('"', "{")):
         return text
     if isinstance(default, tuple | list) and not text.startswith("["):
         return [part.strip() for part in text.split(",")]

@@ -44,6 +44,7 @@ from neroli.detectors.relevance_pattern import RelevanceDeficit, RelevanceDeviat
 from neroli.detectors.scale import SCALE
 from neroli.detectors.she import SHE
 from neroli.detectors.temperature_scaled_msp import TemperatureScaledMSP
+from neroli.detectors.views import Views
 from neroli.detectors.vim import Residual, ViM
 from neroli.detectors.weiper_kld import WeiPerKLD
 from neroli.errors import InvalidInput
@@ -102,7 +103,9 @@ __all__ = [
     "Residual",
     "TemperatureScaledMSP",
     "ViM",
+    "Views",
     "WeiPerKLD",
+    "class_of",
     "create",
     "is_registered",
     "learned",
@@ -111,7 +114,7 @@ __all__ = [
     "register",
 ]
 
-DEFAULT = "ensemble"
+DEFAULT = Ensemble.name
 """Name of the detector that guards have unless told otherwise; docs/default.md says why."""
 
 _DETECTORS: dict[str, type[Detector]] = {}
@@ -181,6 +184,7 @@ _SHIPPED: tuple[type[Detector], ...] = (
     NAP,
     RankFeat,
     Ensemble,
+    Views,
 )
 for _detector in _SHIPPED:
     register(_detector)
@@ -198,11 +202,11 @@ def names() -> list[str]:
     return list(_DETECTORS)
 
 
-def create(name: str, **hyperparameters: Any) -> Detector:
-    """A detector by name, as the command line and saved guards call it.
+def class_of(name: str) -> type[Detector]:
+    """The class of a detector by name.
 
     Raises:
-        InvalidInput: if the name or a hyper-parameter is unknown, or a value out of range.
+        InvalidInput: if there is none of that name.
     """
     if not isinstance(name, str) or name not in _DETECTORS:
         near = difflib.get_close_matches(str(name).lower(), _DETECTORS, n=1)
@@ -212,9 +216,19 @@ def create(name: str, **hyperparameters: Any) -> Detector:
             else f"known are {', '.join(_DETECTORS)}; import the module that registers it."
         )
         raise InvalidInput(f"There is no detector {name!r}: {hint}")
-    known = _DETECTORS[name]().hyperparameters()
-    unknown = sorted(hyperparameters.keys() - known.keys())
+    return _DETECTORS[name]
+
+
+def create(name: str, **hyperparameters: Any) -> Detector:
+    """A detector by name, as the command line and saved guards call it.
+
+    Raises:
+        InvalidInput: if the name or a hyper-parameter is unknown, or a value out of range.
+    """
+    detector = class_of(name)
+    known = [declared.name for declared in detector.declared()]
+    unknown = sorted(hyperparameters.keys() - set(known))
     if unknown:
         has = ", ".join(known) or "none"
         raise InvalidInput(f"{name} has no hyper-parameter {unknown[0]!r}; it has: {has}.")
-    return _DETECTORS[name](**hyperparameters)
+    return detector(**hyperparameters)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 import torch
@@ -47,6 +48,8 @@ class Detector(ABC):
     """What it takes for granted of the training images, their features and logits."""
     uses_head: ClassVar[bool] = False
     """Whether ``compute`` needs the head, so that it must be fitted even if it learns nothing."""
+    example: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    """Hyper-parameters to try it with, where only the user can say what they must be."""
 
     head: LinearHead | None = field(default=None, init=False, repr=False, compare=False)
     shrunk: float | None = field(default=None, init=False, repr=False, compare=False)

@@ -5,13 +5,28 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from neroli.detectors import create, names
+from neroli.detectors import class_of, create, names
 from neroli.detectors.base import Detector
+from neroli.views import ViewProbe
 
 
 def own_names() -> list[str]:
     """The names of neroli's own detectors, not of those that programs registered."""
-    return [name for name in names() if type(create(name)).__module__.startswith("neroli.")]
+    return [name for name in names() if class_of(name).__module__.startswith("neroli.")]
+
+
+def ready_names() -> list[str]:
+    """Those of them that can be tried as they are, without hyper-parameters of the user."""
+    return [name for name in own_names() if not class_of(name).example]
+
+
+def example(name: str) -> Detector:
+    """A detector with its defaults, or hyper-parameters to try it with.
+
+    Raises:
+        InvalidInput: if there is none of that name.
+    """
+    return create(name, **class_of(name).example)
 
 
 def facts(name: str) -> dict[str, Any]:
@@ -20,7 +35,7 @@ def facts(name: str) -> dict[str, Any]:
     Raises:
         InvalidInput: if there is none of that name.
     """
-    detector = create(name)
+    detector = example(name)
     paper = detector.paper
     return {
         "name": name,
@@ -47,10 +62,13 @@ def requirements(detector: Detector) -> list[str]:
     """What it needs beyond features and logits, for people."""
     needs = [f"the layer {tap.layer}" for tap in detector.requires.taps]
     needs += ["the map before pooling"] * detector.requires.prepool
-    again = [layer for probe in detector.requires.probes for layer in probe.layers()]
-    if detector.requires.probes:
+    views = [probe for probe in detector.requires.probes if isinstance(probe, ViewProbe)]
+    if len(views) < len(detector.requires.probes):
         needs.append("the network run again for every image")
-    return needs + [f"the layer {layer}" for layer in again]
+    if views:
+        needs.append("the network run again for every view of an image")
+    again = [layer for probe in detector.requires.probes for layer in probe.layers()]
+    return list(dict.fromkeys(needs + [f"the layer {layer}" for layer in again]))
 
 
 def markdown() -> str:
@@ -60,7 +78,7 @@ def markdown() -> str:
         "|---|---|---|---|---|",
     ]
     for name in own_names():
-        detector = create(name)
+        detector = example(name)
         paper = detector.paper
         source = "" if paper is None else f"[{paper}]({paper.url})" if paper.url else str(paper)
         settings = ", ".join(f"`{h.name}={h.default!r}`" for h in detector.declared())

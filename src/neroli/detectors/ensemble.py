@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
@@ -15,8 +14,16 @@ from neroli.activations import Activations
 from neroli.assumptions import Assumption
 from neroli.detectors.about import parameter
 from neroli.detectors.base import Detector, learned
+from neroli.detectors.members import (
+    described,
+    forgotten,
+    load_members,
+    made,
+    state_of,
+    without_members,
+)
 from neroli.detectors.shares import Shares
-from neroli.errors import ArtefactError, InvalidInput
+from neroli.errors import InvalidInput
 from neroli.fitting import InProgress, Learning, in_step
 from neroli.head import LinearHead
 from neroli.statistics import Count, Reservoir, keyed_hashes
@@ -29,8 +36,6 @@ DEFAULT_MEMBERS = (
     {"name": "relative_mahalanobis", "hyperparameters": _PREDICTED},
     "vim",
 )
-_MEMBER = "member."
-_HEAD = ("head.weight", "head.bias")
 _SAMPLE = 10_000
 """Training images that scores are standardised over: KNN would take too long over a million."""
 _LEVELS = (0.5, 0.95)
@@ -83,7 +88,7 @@ class Ensemble(Detector):
         given = self.members
         if isinstance(given, str | Detector) or not isinstance(given, Sequence) or not given:
             raise InvalidInput(f"An ensemble needs a list of detectors, got {given!r}.")
-        self.members = tuple(_member(one) for one in given)
+        self.members = tuple(made(one, "A member of an ensemble") for one in given)
 
     @property
     def requires(self) -> Requirements:
@@ -173,40 +178,23 @@ class Ensemble(Detector):
 
     def hyperparameters(self) -> dict[str, Any]:
         """The hyper-parameters by name; of each member its name and its own."""
-        tree = [{"name": m.name, "hyperparameters": m.hyperparameters()} for m in self.members]
         own = {"combine": self.combine, "standardise_on": self.standardise_on}
-        return {"members": tree, **own}
+        return {"members": list(map(described, self.members)), **own}
 
     def state(self) -> dict[str, Tensor]:
         """What the members and the ensemble learned, as ``Detector.state``; the head once."""
-        state = super().state()
-        for number, member in enumerate(self.members):
-            learned = {k: v for k, v in member.state().items() if k not in _HEAD}
-            state |= {f"{_MEMBER}{number}.{k}": v for k, v in learned.items()}
-        return state
+        return super().state() | state_of(self.members)
 
     def load_state(self, state: dict[str, Tensor]) -> Self:
         """Take over what ``state()`` gave, as ``Detector.load_state``."""
-        own = {k: v for k, v in state.items() if not k.startswith(_MEMBER)}
-        super().load_state(own)
-        for number, member in enumerate(self.members):
-            prefix = f"{_MEMBER}{number}."
-            learned = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-            member.load_state({key: state[key] for key in _HEAD} | learned)
-        last = max((int(k.split(".")[1]) for k in state.keys() - own.keys()), default=0)
-        if last >= len(self.members):
-            raise ArtefactError(
-                f"The saved state is of more than the {len(self.members)} members of this "
-                "ensemble: fit it again."
-            )
+        super().load_state(without_members(state))
+        load_members(self.members, state)
         return self
 
     def forget(self) -> None:
         """Drop everything learned; members that others hold are left as they are."""
         super().forget()
-        self.members = tuple(copy.copy(member) for member in self.members)
-        for member in self.members:
-            member.forget()
+        self.members = forgotten(self.members)
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,21 +227,3 @@ class _SomeScores(Reservoir):
 def _listed(phrases: Sequence[str]) -> str:
     """Phrases, each once, as one."""
     return ", ".join(dict.fromkeys(phrases))
-
-
-def _member(given: Any) -> Detector:
-    """A detector, by itself, by name, or as a saved guard describes it."""
-    from neroli.detectors import create  # which registers this module
-
-    if isinstance(given, Detector):
-        return given
-    if isinstance(given, str):
-        return create(given)
-    if isinstance(given, dict) and given.keys() <= {"name", "hyperparameters"}:
-        name, settings = given.get("name"), given.get("hyperparameters", {})
-        if isinstance(name, str) and isinstance(settings, dict):
-            return create(name, **settings)
-    raise InvalidInput(
-        "A member of an ensemble must be a detector, its name, or {'name': ..., "
-        f"'hyperparameters': {{...}}}}, got {given!r}."
-    )
