@@ -54,6 +54,7 @@ __all__ = [
     "ASHP",
     "ASHS",
     "DDCS",
+    "DEFAULT",
     "DICE",
     "FDBD",
     "GEN",
@@ -109,6 +110,9 @@ __all__ = [
     "parameter",
     "register",
 ]
+
+DEFAULT = "ensemble"
+"""The detector to take where nothing speaks for another."""
 
 _DETECTORS: dict[str, type[Detector]] = {}
 
