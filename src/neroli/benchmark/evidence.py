@@ -84,7 +84,7 @@ def mean_of(parts: Sequence[Measured]) -> Measured:
     return Measured(value, total / len(parts) ** 2, freedom)
 
 
-def sample_mean(values: Sequence[float]) -> Measured:
+def sample_mean(values: Sequence[float] | NDArray[Any]) -> Measured:
     """A mean, with the variance that the spread of the values shows; infinite for a single one."""
     count = len(values)
     if count < 2:

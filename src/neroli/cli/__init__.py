@@ -7,6 +7,7 @@ import typer
 from neroli import __version__
 from neroli.cli import (
     bench,
+    choose,
     datasets,
     demo,
     detectors,
@@ -50,6 +51,7 @@ def _options(
 
 app.command("train")(train.train)
 app.command("export")(export.export)
+app.command("choose")(choose.choose)
 app.command("fit")(fit.fit)
 app.command("merge")(merge.merge)
 app.command("score")(score.score)
