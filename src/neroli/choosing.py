@@ -78,8 +78,11 @@ def choose(
     usual = _made([default])
     (usual_name,) = usual
     compared = {**({} if usual_name in wanted else usual), **wanted}
+    sources = [source for source in (held_out, corrupted) if source is not None]
+    lacking = {name: _lacking(each, train, sources) for name, each in compared.items()}
+    able = {name: each for name, each in compared.items() if lacking[name] is None}
     evidence = evidence_of(
-        list(compared.values()),
+        list(able.values()),
         train,
         head,
         held_out,
@@ -87,15 +90,10 @@ def choose(
         seed=seed,
         some_training=training_sample(train, seed),
     )
-    found = {
-        name: each
-        for name, each in zip(compared, evidence, strict=True)
-        if isinstance(each, Evidence)
-    }
+    outcomes = lacking | dict(zip(able, evidence, strict=True))
+    found = {name: each for name, each in outcomes.items() if isinstance(each, Evidence)}
     failures = [
-        Failed(label=name, reason=each)
-        for name, each in zip(compared, evidence, strict=True)
-        if isinstance(each, str)
+        Failed(label=name, reason=each) for name, each in outcomes.items() if isinstance(each, str)
     ]
     if not found:
         raise InvalidInput(f"No detector could be used: {failures[0].label} {failures[0].reason}")
@@ -144,6 +142,23 @@ def _made(detectors: Sequence[str | Detector]) -> dict[str, Detector]:
             raise InvalidInput(f"The detector {detector.name!r} is named twice.")
         made[detector.name] = detector
     return made
+
+
+def _lacking(
+    detector: Detector, train: ActivationSource, others: Sequence[ActivationSource]
+) -> str | None:
+    """Which activations a detector would need that are not there, in a sentence."""
+    for requires, source in (
+        (detector.requires_to_fit, train),
+        *((detector.requires, source) for source in others),
+    ):
+        try:
+            for batch in source.batches(1):
+                requires.check(batch)
+                break
+        except InvalidInput as error:
+            return str(error)
+    return None
 
 
 def _ranked(found: Mapping[str, Evidence], default: str) -> list[Ranked]:

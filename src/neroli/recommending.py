@@ -28,7 +28,7 @@ FEW_FOLDS = 5
 """Of fewer groups of classes left out the spread says little."""
 
 TOO_EASY = 0.995
-"""Where more than half of the detectors reach this AUROC on classes left out, these rank nothing."""
+"""Classes left out on which more than half of the detectors reach this AUROC rank nothing."""
 
 
 def verdict(ranked: Sequence[Ranked], default: str, failures: Sequence[Failed]) -> tuple[str, str]:
