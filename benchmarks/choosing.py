@@ -1,12 +1,14 @@
 """What a choice of a detector without OOD data costs: its regret on OOD sets that it never saw.
 
-    python benchmarks/choosing.py BENCH [BENCH ...] [--held-out train] [--detectors NAMES] [--json]
+    python benchmarks/choosing.py BENCH [BENCH ...] [--data DATA] [--held-out train] [--json]
 
 BENCH are folders of ``neroli bench --tune``, whose activations are read: of ID images, of OOD sets
 and of corrupted ID images. Held-out images, by which the choice is made, are the calibration images
 of the suite; or else half of its ID test images, drawn by their content, of which the other half is
-used for the truth. With ``--held-out train`` they are a fifth of the training images, as in the
-search for hyper-parameters; the network has seen these.
+used for the truth. Those that are corrupted then go through the network anew, for which the images
+and weights must be below DATA as they were for the benchmark; without it the corrupted training
+images of the search serve. With ``--held-out train`` a fifth of the training images are held out, as
+in that search; the network has seen these, which shows what comes of such a mistake.
 
 The truth of a detector is its mean FPR95 and AUROC over the suite's OOD sets; the regret of a
 choice is its FPR95 less that of the best detector compared, in points. Rank correlations are
@@ -27,15 +29,21 @@ import numpy as np
 import torch
 from scipy.stats import kendalltau, spearmanr
 
-from neroli import ActivationStore
+from neroli import ActivationStore, extract
 from neroli.activations import ActivationSource, Rows
+from neroli.benchmark.images import benchmark_images
+from neroli.benchmark.model import classifier_of
 from neroli.benchmark.proxies import held_out_scores
-from neroli.benchmark.searching import HELD_OUT
+from neroli.benchmark.searching import HELD_OUT, some_pictures
+from neroli.benchmark.suite import read_suite
 from neroli.choosing import choose, detectors_named
+from neroli.data.corruptions import corrupted
 from neroli.detectors import DEFAULT, create
 from neroli.errors import NeroliWarning
 from neroli.metrics import auroc, fpr95
 from neroli.overlap import seeded_half
+
+METRICS = (fpr95, auroc)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +66,7 @@ class Truth:
     auroc: float
 
 
-def sets_of(folder: Path, held_out: str) -> Sets:
+def sets_of(folder: Path, held_out: str, data: Path | None) -> Sets:
     """The activations of a benchmark."""
     where = next((path.parent for path in sorted(folder.glob("activations/*/train*"))), None)
     if where is None:
@@ -75,12 +83,26 @@ def sets_of(folder: Path, held_out: str) -> Sets:
         parts = train, calibration, test
     else:
         parts = train, Rows(test, rows), Rows(test, ~rows)
+    spoiled = ActivationStore(folder / "activations" / "corrupted")
+    if data is not None and isinstance(parts[1], Rows) and held_out != "train":
+        spoiled = corrupted_test_images(folder, data, test, rows)
     return Sets(
         *parts,
-        corrupted=ActivationStore(folder / "activations" / "corrupted"),
+        corrupted=spoiled,
         ood={name: store for name, store in stores.items() if name.startswith("ood-")},
         stores=stores,
     )
+
+
+def corrupted_test_images(
+    folder: Path, data: Path, test: ActivationStore, rows: torch.Tensor
+) -> ActivationStore:
+    """The activations of some ID test images corrupted, kept beside those of the benchmark."""
+    suite = read_suite(json.loads((folder / "results.json").read_text())["suite"])
+    images = benchmark_images(suite, data)
+    classifier = classifier_of(suite, images, data, folder)
+    pictures = corrupted(some_pictures(images.test, test, rows))
+    return extract(classifier, pictures, folder / "activations" / "corrupted-test")
 
 
 def truth_of(names: list[str], sets: Sets) -> dict[str, Truth]:
@@ -103,12 +125,11 @@ def truth_of(names: list[str], sets: Sets) -> dict[str, Truth]:
     return truths
 
 
-METRICS = (fpr95, auroc)
-
-
-def report(folder: Path, held_out: str, detectors: str | None) -> dict[str, object]:
+def report(
+    folder: Path, held_out: str, data: Path | None, detectors: str | None
+) -> dict[str, object]:
     """What was chosen for a suite, and what that cost."""
-    sets = sets_of(folder, held_out)
+    sets = sets_of(folder, held_out, data)
     head = next(iter(sets.stores.values())).head
     start = time.perf_counter()
     choice = choose(head, sets.train, sets.held_out, sets.corrupted, detectors_named(detectors))
@@ -171,12 +192,16 @@ def _cell(value: object) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--data", type=Path, help="of the suites, to corrupt held-out images")
     parser.add_argument("--held-out", choices=("unseen", "train"), default="unseen")
     parser.add_argument("--detectors", help="as of `neroli choose`")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", NeroliWarning)
-    found = [report(each, arguments.held_out, arguments.detectors) for each in arguments.folders]
+    found = [
+        report(each, arguments.held_out, arguments.data, arguments.detectors)
+        for each in arguments.folders
+    ]
     if arguments.json:
         print(json.dumps(found, indent=2))
         return
