@@ -6,7 +6,7 @@ import torch
 
 from conftest import random_activations
 from neroli import Activations, LinearHead
-from neroli.benchmark.proxies import corrupted_scores, fitted
+from neroli.benchmark.proxies import fitted, held_out_scores
 from neroli.detectors import KNN, Detector, Energy, create
 from neroli.errors import NotEnoughImages
 from neroli.fitting import fit_held_out
@@ -28,12 +28,14 @@ def test_scores_are_those_of_each_detector_alone(
     training: Activations, head: LinearHead, clean: Activations, spoiled: Activations
 ) -> None:
     """Also of those that learn from held-out images, which are the clean ones."""
-    found = corrupted_scores([create(name) for name in NAMES], training, head, clean, spoiled)
+    found = held_out_scores(
+        [create(name) for name in NAMES], training, head, clean, {"corrupted": spoiled}
+    )
     for name, scores in zip(NAMES, found, strict=True):
         alone = create(name).fit(training, head)
         fit_held_out([alone], clean, head)
-        np.testing.assert_allclose(scores.inside, alone.score(clean), rtol=1e-9)
-        np.testing.assert_allclose(scores.outside, alone.score(spoiled), rtol=1e-9)
+        np.testing.assert_allclose(scores["held-out"], alone.score(clean), rtol=1e-9)
+        np.testing.assert_allclose(scores["corrupted"], alone.score(spoiled), rtol=1e-9)
 
 
 def test_whichever_fail_the_others_are_fitted(
@@ -58,9 +60,11 @@ def test_linear_algebra_that_fails_is_a_failure_too(
         def compute(self, batch: Activations) -> torch.Tensor:
             return torch.linalg.inv(batch.features.new_zeros(2, 2))
 
-    singular, energy = corrupted_scores([Singular(), Energy()], training, head, clean, spoiled)
+    singular, energy = held_out_scores(
+        [Singular(), Energy()], training, head, clean, {"corrupted": spoiled}
+    )
     assert "singular" in singular
-    assert len(energy.outside) == 40
+    assert len(energy["corrupted"]) == 40
 
 
 def test_a_detector_already_fitted_stays_as_it_is(
@@ -68,7 +72,7 @@ def test_a_detector_already_fitted_stays_as_it_is(
 ) -> None:
     knn: list[Detector] = [KNN(k=3).fit(training[:50], head)]
     before = knn[0].score(clean)
-    corrupted_scores(knn, training, head, clean, spoiled)
+    held_out_scores(knn, training, head, clean, {"corrupted": spoiled})
     assert torch.equal(knn[0].score(clean), before)
 
 
@@ -76,14 +80,14 @@ def test_doubts_about_a_stand_in_are_not_warned_of(
     training: Activations, head: LinearHead, clean: Activations, spoiled: Activations
 ) -> None:
     few = training[:20]  # Mahalanobis learns a covariance of 24 features; warnings are errors here
-    (scores,) = corrupted_scores([create("mahalanobis")], few, head, clean, spoiled)
-    assert len(scores.inside) == 60
+    (scores,) = held_out_scores([create("mahalanobis")], few, head, clean, {"corrupted": spoiled})
+    assert len(scores["held-out"]) == 60
 
 
 @pytest.mark.parametrize("kind", ["held-out", "corrupted"])
 def test_both_kinds_of_images_are_needed(
     kind: str, training: Activations, head: LinearHead, clean: Activations, spoiled: Activations
 ) -> None:
-    sources = (clean[:0], spoiled) if kind == "held-out" else (clean, spoiled[:0])
+    held_out, others = (clean[:0], spoiled) if kind == "held-out" else (clean, spoiled[:0])
     with pytest.raises(NotEnoughImages, match=f"no {kind} image"):
-        corrupted_scores([Energy()], training, head, *sources)
+        held_out_scores([Energy()], training, head, held_out, {"corrupted": others})

@@ -13,10 +13,11 @@ from batteries import InBatches
 from cifar import extract_set, load_classifier, load_images
 from conftest import random_activations
 from neroli import Activations, LinearHead, extract
+from neroli.benchmark.evidence import auroc_difference
 from neroli.benchmark.left_out import folds
 from neroli.benchmark.proxies import Scores
 from neroli.benchmark.results import Tuning
-from neroli.benchmark.tuning import GRIDS, OfFeatures, grid, paired_error, tune
+from neroli.benchmark.tuning import GRIDS, OfFeatures, grid, tune
 from neroli.data.arrays import ArrayReader
 from neroli.data.corruptions import corrupted
 from neroli.data.pictures import Pictures
@@ -196,8 +197,8 @@ def test_the_error_of_a_difference_is_that_of_a_paired_bootstrap() -> None:
         aurocs = (some[:, :, None] < others[:, None, :]).mean(axis=(1, 2))
         differences.append(aurocs[0] - aurocs[1])
     one, other = (Scores(inside[i], outside[i]) for i in range(2))
-    assert paired_error(one, other) == pytest.approx(np.std(differences), rel=0.1)
-    assert paired_error(one, one) == 0
+    assert auroc_difference(one, other).error == pytest.approx(np.std(differences), rel=0.1)
+    assert auroc_difference(one, one).error == 0
 
 
 def test_the_error_of_a_difference_by_hand() -> None:
@@ -205,9 +206,9 @@ def test_the_error_of_a_difference_by_hand() -> None:
     half. Differences 1/2, 1/4 | 1/2, 1/4, each with variance 1/32, over two images each."""
     one = Scores(np.array([0.0, 2.0]), np.array([1.0, 3.0]))
     other = Scores(np.array([1.0, 2.0]), np.array([0.0, 2.0]))
-    assert paired_error(one, other) == pytest.approx((1 / 32) ** 0.5)
+    assert auroc_difference(one, other).error == pytest.approx((1 / 32) ** 0.5)
     single = Scores(one.inside[:1], one.outside)
-    assert paired_error(single, single) == float("inf"), "one image has no spread"
+    assert auroc_difference(single, single).error == float("inf"), "one image has no spread"
 
 
 # What there is to go by

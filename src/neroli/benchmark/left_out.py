@@ -19,11 +19,10 @@ import torch
 from torch import Tensor
 
 from neroli.activations import BATCH_SIZE, Activations, ActivationSource
-from neroli.benchmark.proxies import fitted, scores
+from neroli.benchmark.proxies import Scores, fitted, scores
 from neroli.detectors import Detector
 from neroli.errors import InvalidInput, LabelsRequired
 from neroli.head import LinearHead
-from neroli.metrics import auroc
 from neroli.taps import PREPOOL
 from neroli.views import measures_more
 
@@ -139,14 +138,14 @@ def folds(num_classes: int, seed: int, most: int = 10) -> list[tuple[int, ...]]:
     return [tuple(sorted(part.tolist())) for part in parts]
 
 
-def left_out_auroc(
+def left_out_scores(
     detectors: Sequence[Detector],
     train: ActivationSource,
     head: LinearHead,
     held_out: ActivationSource,
     folds: Sequence[Sequence[int]],
-) -> list[tuple[float, ...] | str]:
-    """How well detectors tell held-out images of classes left out from those of the others.
+) -> list[tuple[Scores, ...] | str]:
+    """What detectors give to held-out images of classes left out and to those of the others.
 
     In every fold all detectors are fitted in the same passes over the training images of the other
     classes, with the reduced head. One that learns from held-out images too learns from those of
@@ -160,8 +159,8 @@ def left_out_auroc(
         folds: the classes to leave out in turn.
 
     Returns:
-        for each detector its AUROC in every fold, or why it failed in one. A fold of which no image
-        is held out, or no other, has none.
+        for each detector its scores in every fold, those of the classes left out as ``outside``, or
+        why it failed in one. A fold of which no image is held out, or no other, has none.
 
     Raises:
         LabelsRequired: if either source has no labels.
@@ -169,7 +168,7 @@ def left_out_auroc(
     """
     check_labelled(train)
     check_labelled(held_out)
-    found: list[tuple[float, ...] | str] = [_refusal(detector) or () for detector in detectors]
+    found: list[tuple[Scores, ...] | str] = [refusal(detector) or () for detector in detectors]
     seen = _seen_in_views(detectors)
     for fold in folds:
         classes = tuple(fold)
@@ -192,7 +191,7 @@ def left_out_auroc(
             if isinstance(given, str):
                 found[number] = given
             elif not isinstance(known, str):
-                found[number] = (*known, auroc(*given))
+                found[number] = (*known, given)
     return found
 
 
@@ -205,7 +204,7 @@ def check_labelled(source: ActivationSource) -> None:
         )
 
 
-def _refusal(detector: Detector) -> str | None:
+def refusal(detector: Detector) -> str | None:
     """Why no class can be left out of a detector, if that is so."""
     if not measures_more(detector.requires):
         return None
@@ -217,7 +216,7 @@ def _refusal(detector: Detector) -> str | None:
 
 def _seen_in_views(detectors: Sequence[Detector]) -> frozenset[str]:
     """Names of what views add for the detectors that are not refused: it depends on no logits."""
-    known = [detector for detector in detectors if _refusal(detector) is None]
+    known = [detector for detector in detectors if refusal(detector) is None]
     probes = [probe for detector in known for probe in detector.requires.probes]
     return frozenset(name for probe in probes for name in probe.names())
 

@@ -6,7 +6,7 @@ detector gave is its result, or else the reason why there is none.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,53 +57,66 @@ def scores(
         learners: fitted detectors.
         batches: images with which of them stand in for OOD images, bool ``[B]``.
     """
-    given: list[list[Tensor]] = [[] for _ in learners]
     outside: list[Tensor] = []
-    for batch, is_outside in batches:
-        outside.append(is_outside.cpu())
-        for learner, parts in zip(learners, given, strict=True):
-            if (values := learner.score(batch)) is not None:
-                parts.append(values.cpu())
+
+    def noted() -> Iterable[Activations]:
+        for batch, is_outside in batches:
+            outside.append(is_outside.cpu())
+            yield batch
+
+    given = _given(learners, noted())
     where = torch.cat(outside).numpy() if outside else np.zeros(0, dtype=bool)
-    found: list[Scores | str] = []
-    for learner, parts in zip(learners, given, strict=True):
-        if learner.error:
-            found.append(reason_of(learner.error))
-        else:
-            values = torch.cat(parts).numpy() if parts else np.zeros(0)
-            found.append(Scores(values[~where], values[where]))
-    return found
+    return [
+        reason_of(learner.error) if learner.error else Scores(values[~where], values[where])
+        for learner, values in zip(learners, given, strict=True)
+    ]
 
 
-def corrupted_scores(
+def held_out_scores(
     detectors: Sequence[Detector],
     train: ActivationSource,
     head: LinearHead,
     held_out: ActivationSource,
-    corrupted: ActivationSource,
-) -> list[Scores | str]:
-    """What detectors give to clean and to corrupted held-out images, or why they give nothing.
+    others: Mapping[str, ActivationSource],
+) -> list[dict[str, NDArray[Any]] | str]:
+    """What detectors give to held-out images and to others, or why they give nothing.
 
-    A detector that learns from held-out images learns from the clean ones, which are then scored
-    too: a temperature or a mean, too few numbers to matter.
+    A detector that learns from held-out images learns from all of them, which are then scored too:
+    a temperature or a mean, too few numbers to matter.
 
     Args:
         detectors: any number of detectors; they are left as they were.
         train: ID training images.
         head: of the network.
         held_out: ID images that neither the classifier nor a detector was trained on.
-        corrupted: held-out images made unlike ID ones, see ``neroli.data.corruptions``.
+        others: by what they are called, such as held-out images made unlike ID ones ("corrupted",
+            see ``neroli.data.corruptions``).
+
+    Returns:
+        for each detector its scores by source, ``[N]`` each, those of ``held_out`` as "held-out".
 
     Raises:
-        NotEnoughImages: if there is no clean or no corrupted image.
+        NotEnoughImages: if there is no image of a kind.
     """
-    for kind, source in (("held-out", held_out), ("corrupted", corrupted)):
+    sources = {"held-out": held_out, **others}
+    for kind, source in sources.items():
         if len(source) == 0:
             raise NotEnoughImages(f"There is no {kind} image: give at least one readable one.")
+    learners = fitted(detectors, train, head, held_out)
+    given = {kind: _given(learners, source.batches()) for kind, source in sources.items()}
+    return [
+        reason_of(learner.error)
+        if learner.error
+        else {kind: values[number] for kind, values in given.items()}
+        for number, learner in enumerate(learners)
+    ]
 
-    def batches() -> Iterator[tuple[Activations, Tensor]]:
-        for is_outside, source in enumerate((held_out, corrupted)):
-            for batch in source.batches():
-                yield batch, torch.full((len(batch),), bool(is_outside))
 
-    return scores(fitted(detectors, train, head, held_out), batches())
+def _given(learners: Sequence[Isolated], batches: Iterable[Activations]) -> list[NDArray[Any]]:
+    """The scores of images by each detector, ``[N]``; of fewer by one that failed."""
+    parts: list[list[Tensor]] = [[] for _ in learners]
+    for batch in batches:
+        for learner, own in zip(learners, parts, strict=True):
+            if (values := learner.score(batch)) is not None:
+                own.append(values.cpu())
+    return [torch.cat(own).numpy() if own else np.zeros(0) for own in parts]

@@ -18,7 +18,7 @@ class _Record(pydantic.BaseModel):
 
 
 class Estimate(_Record):
-    """A number with its 95 % bootstrap interval."""
+    """A number with its 95 % interval, in a benchmark by bootstrap."""
 
     value: float
     low: float

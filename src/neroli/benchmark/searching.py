@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from neroli.activations import ActivationSource, Rows
 from neroli.benchmark.entries import Entry
@@ -14,9 +15,11 @@ from neroli.benchmark.stores import Stores, readable_positions
 from neroli.benchmark.tuning import GRIDS, tune
 from neroli.classifier import Classifier
 from neroli.data.corruptions import corrupted
+from neroli.data.pictures import Pictures
 from neroli.detectors import create
 from neroli.errors import InvalidInput
 from neroli.extraction import extract
+from neroli.store import ActivationStore
 
 MOST_CORRUPTED = 2_000
 HELD_OUT = 5
@@ -59,13 +62,9 @@ def searched(
         mask = torch.arange(len(mask)) % HELD_OUT == 0
         train = Rows(train, ~mask)
     held_out = Rows(stores.of[name], mask)
-    positions = readable_positions(stores.pictures[name], stores.of[name])
-    rows = mask.nonzero()[:, 0].tolist()
-    step = max(1, len(rows) // MOST_CORRUPTED)
-    pictures = stores.pictures[name].unlabelled().subset([positions[row] for row in rows[::step]])
     spoiled = extract(
         classifier,
-        corrupted(pictures, seed),
+        corrupted(some_pictures(stores.pictures[name], stores.of[name], mask), seed),
         folder / "activations" / "corrupted",
         batch_size=batch_size,
     )
@@ -76,3 +75,17 @@ def searched(
         if each.chosen
     ]
     return [*entries, *tuned], tuning
+
+
+def some_pictures(pictures: Pictures, store: ActivationStore, rows: Tensor) -> Pictures:
+    """The pictures of some rows of their store, at most some 2,000, to be corrupted.
+
+    Args:
+        pictures: all of them.
+        store: of them.
+        rows: which may be taken, bool ``[N]``; evenly spread ones are.
+    """
+    positions = readable_positions(pictures, store)
+    among = rows.nonzero()[:, 0].tolist()
+    step = max(1, len(among) // MOST_CORRUPTED)
+    return pictures.unlabelled().subset([positions[row] for row in among[::step]])

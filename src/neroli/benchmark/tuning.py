@@ -13,23 +13,17 @@ the highest objective is chosen.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from neroli.activations import ActivationSource
-from neroli.benchmark.left_out import folds, left_out_auroc
-from neroli.benchmark.proxies import Scores, corrupted_scores
+from neroli.benchmark.evidence import Evidence, evidence_of
 from neroli.benchmark.results import Failed, Trial, Tuning
 from neroli.detectors import create
-from neroli.errors import InvalidInput, NotEnoughImages
+from neroli.errors import InvalidInput
 from neroli.head import LinearHead
-from neroli.metrics import auroc
 
 MARGIN = 0.002
 """A smaller gain in the objective, mean AUROC as a fraction, is not worth leaving the default."""
@@ -133,23 +127,10 @@ def tune(
         for settings in grid(name, head.num_features)
     ]
     detectors = [create(name, **settings) for name, settings in plan]
-    labelled = train.has_labels and held_out.has_labels
-    left_out: list[tuple[float, ...] | str] = [()] * len(plan)
-    if labelled:
-        parts = folds(head.num_classes, seed)
-        left_out = left_out_auroc(detectors, train, head, held_out, parts)
-    if corrupted is None and () in left_out:
-        raise NotEnoughImages(
-            "There is nothing to tune by: give corrupted images, or labels of both training and "
-            f"held-out images of at least three classes (there are {head.num_classes}, "
-            f"{'with' if labelled else 'without'} labels)."
-        )
-    spoiled: list[Scores | str] | list[None] = [None] * len(plan)
-    if corrupted is not None:
-        spoiled = corrupted_scores(detectors, train, head, held_out, corrupted)
+    found = evidence_of(detectors, train, head, held_out, corrupted, seed=seed)
     tried: dict[str, list[_Tried | Failed]] = {name: [] for name in names}
-    for (name, settings), over_folds, over_corrupted in zip(plan, left_out, spoiled, strict=True):
-        tried[name].append(_outcome(name, settings, over_folds, over_corrupted))
+    for (name, settings), evidence in zip(plan, found, strict=True):
+        tried[name].append(_outcome(name, settings, evidence))
     return [_tuning(name, outcomes) for name, outcomes in tried.items()]
 
 
@@ -158,65 +139,22 @@ class _Tried:
     """What came of one choice of settings."""
 
     settings: dict[str, Any]
-    left_out: tuple[float, ...]
-    corrupted: Scores | None
+    evidence: Evidence
 
     def trial(self) -> Trial:
+        left_out, corrupted = self.evidence.on_left_out(), self.evidence.on_corrupted()
         return Trial(
             settings=self.settings,
-            left_out=float(np.mean(self.left_out)) if self.left_out else None,
-            corrupted=None if self.corrupted is None else auroc(*self.corrupted),
+            left_out=None if left_out is None else left_out.value,
+            corrupted=None if corrupted is None else corrupted.value,
         )
 
-    def error_beside(self, other: _Tried) -> float:
-        """The standard error of the difference between both objectives."""
-        errors = []
-        if self.left_out:
-            differences = np.subtract(self.left_out, other.left_out)
-            several = len(differences) > 1
-            spread = float(differences.std(ddof=1)) if several else math.inf
-            errors.append(spread / math.sqrt(len(differences)))
-        if self.corrupted is not None and other.corrupted is not None:
-            errors.append(paired_error(self.corrupted, other.corrupted))
-        return math.hypot(*errors) / len(errors)
 
-
-def paired_error(one: Scores, other: Scores) -> float:
-    """The standard error of the difference in AUROC of two detectors on the same images.
-
-    Infinite where there is but one image of a kind.
-
-    Source: DeLong et al., Biometrics 1988.
-    """
-    differences = [a - b for a, b in zip(_placements(one), _placements(other), strict=True)]
-    if min(map(len, differences)) < 2:
-        return math.inf
-    return math.sqrt(sum(float(d.var(ddof=1)) / len(d) for d in differences))
-
-
-def _placements(scores: Scores) -> tuple[NDArray[Any], NDArray[Any]]:
-    """For every image the share of those of the other kind that score on the right side of it.
-
-    Equal scores count half; the mean of either is the AUROC.
-    """
-    inside, outside = np.sort(scores.inside), np.sort(scores.outside)
-
-    def below(values: NDArray[Any], among: NDArray[Any]) -> NDArray[Any]:
-        places = [np.searchsorted(among, values, side) for side in ("left", "right")]
-        return np.asarray((places[0] + places[1]) / (2 * len(among)))
-
-    return 1 - below(scores.inside, outside), below(scores.outside, inside)
-
-
-def _outcome(
-    name: str, settings: dict[str, Any], left_out: tuple[float, ...] | str, corrupted: Any
-) -> _Tried | Failed:
-    for reason in (left_out, corrupted):
-        if isinstance(reason, str):
-            said = ", ".join(f"{key}={value}" for key, value in settings.items())
-            return Failed(label=f"{name} ({said or 'default'})", reason=reason)
-    assert not isinstance(left_out, str)
-    return _Tried(settings, left_out, corrupted)
+def _outcome(name: str, settings: dict[str, Any], evidence: Evidence | str) -> _Tried | Failed:
+    if isinstance(evidence, str):
+        said = ", ".join(f"{key}={value}" for key, value in settings.items())
+        return Failed(label=f"{name} ({said or 'default'})", reason=evidence)
+    return _Tried(settings, evidence)
 
 
 def _tuning(name: str, outcomes: Sequence[_Tried | Failed]) -> Tuning:
@@ -230,7 +168,8 @@ def _tuning(name: str, outcomes: Sequence[_Tried | Failed]) -> Tuning:
     chosen = usual
     for each, trial in tried[1:]:
         gain = trial.objective - usual.objective
-        sure = gain > max(MARGIN, ERRORS * each.error_beside(default))
+        error = each.evidence.gain_over(default.evidence).error
+        sure = gain > max(MARGIN, ERRORS * error)
         if sure and trial.objective > chosen.objective:
             chosen = trial
     return Tuning(

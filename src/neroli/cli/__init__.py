@@ -8,6 +8,7 @@ from neroli import __version__
 from neroli.allocation import keep_freed_memory
 from neroli.cli import (
     bench,
+    choose,
     datasets,
     demo,
     detectors,
@@ -51,6 +52,7 @@ def _options(
 
 app.command("train")(train.train)
 app.command("export")(export.export)
+app.command("choose")(choose.choose)
 app.command("fit")(fit.fit)
 app.command("merge")(merge.merge)
 app.command("score")(score.score)

@@ -56,6 +56,20 @@ ChannelsLast = Annotated[
 Compile = Annotated[
     bool | None, typer.Option(help="Compile the network with torch.compile: waits once.")
 ]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="timm:NAME, torchvision:NAME, hf:FOLDER, export:FILE, onnx:FILE or "
+        "package.module:factory."
+    ),
+]
+Training = Annotated[
+    Path,
+    typer.Option(
+        help="Training images: a folder with one subfolder a class, a table, a tar, or an "
+        "activation store of this model."
+    ),
+]
 Weights = Annotated[
     Path | None, typer.Option(help="The model's weights: .safetensors, .pt or .pth.")
 ]

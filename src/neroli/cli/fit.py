@@ -25,11 +25,13 @@ from neroli.cli.common import (
     Json,
     LabelColumn,
     LowAgreement,
+    Model,
     PathColumn,
     PerChannel,
     Precision,
     Resize,
     StoreDtype,
+    Training,
     Weights,
     reported,
 )
@@ -47,20 +49,8 @@ from neroli.cli.engines import (
 
 
 def fit(
-    model: Annotated[
-        str,
-        typer.Option(
-            help="timm:NAME, torchvision:NAME, hf:FOLDER, export:FILE, onnx:FILE or "
-            "package.module:factory."
-        ),
-    ],
-    train: Annotated[
-        Path,
-        typer.Option(
-            help="Training images: a folder with one subfolder a class, a table, a tar, or an "
-            "activation store of this model."
-        ),
-    ],
+    model: Model,
+    train: Training,
     calibration: Annotated[
         Path,
         typer.Option(help="Held-out images of the same kind, not used in training; no labels."),

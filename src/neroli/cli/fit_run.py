@@ -5,29 +5,26 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 from neroli.artefact import free_folder
 from neroli.calibration import Promise
-from neroli.classifier import Classifier
-from neroli.cli.common import columns_named, execution_with, images_or_store, preprocessing_with
+from neroli.cli.common import columns_named, images_or_store
 from neroli.cli.hyperparameters import hyperparameters
+from neroli.cli.inputs import check_agreement, classifier_of, matched, needs_images
 from neroli.compiling import check_compiler
 from neroli.data.pictures import Pictures
-from neroli.data.preprocessing import Preprocessing
 from neroli.data.sources import ImageSource
 from neroli.detectors import Detector, create
-from neroli.errors import ClassMapError, InvalidInput, NeroliWarning, NotFitted
-from neroli.execution import AS_IT_IS
+from neroli.errors import InvalidInput, NeroliWarning, NotFitted
 from neroli.extraction import extract, find_head, with_classes
 from neroli.files import LOCK
 from neroli.fitting import learns_held_out
 from neroli.guard import Guard
 from neroli.head import LinearHead
-from neroli.models import load_classifier, model_source
+from neroli.models import model_source
 from neroli.scale.blocks import divisible
 from neroli.scale.distributed import DistributedActivations, Workers
 from neroli.scale.gathering import Gather, GatheringStore
@@ -87,25 +84,13 @@ class FitRun:
         count = len(held_out) if isinstance(held_out, ActivationStore) else held_out.size
         if count is not None:
             self.promise.rank(count)  # too few images are better said before the work
-        classifier = load_classifier(
-            options.model,
-            options.weights,
-            head=options.head,
-            device=device,
-            execution=execution_with(
-                AS_IT_IS, options.precision, options.channels_last, options.compile
-            ),
-        )
+        classifier = classifier_of(options, device)
         # behind the model, which may register it
         settings = hyperparameters(options.detector, options.setting)
         detector = create(options.detector, **settings)
-        self.match, training = None, self._opened
-        classifier.preprocessing = chosen_preprocessing(options, classifier, training)
-        if isinstance(training, Pictures):
-            training, self.match = with_classes(classifier, training, options.class_map)
-        if classifier.class_names is None and self.match is not None:
-            classifier.class_names = self.match.names(classifier.head.num_classes)
-        self.training = training
+        if options.keep_examples and isinstance(self._opened, ActivationStore):
+            raise needs_images("--keep-examples", options.train)
+        self.training, self.match = matched(options, classifier, self._opened)
         self.guard = Guard(classifier, detector)
         self.guard.model_source = model_source(options.model, options.weights, self.out)
 
@@ -246,7 +231,13 @@ class FitRun:
         if options.keep_examples and not isinstance(self.training, ActivationStore):
             assert guard.reference is not None, "it is fitted"
             guard.reference.add_thumbnails(self.training, guard.classifier)
-        self._check_agreement(allow_low_agreement or options.allow_low_agreement)
+        check_agreement(
+            guard.agreement,
+            self.match,
+            given_store=options.train if isinstance(self.training, ActivationStore) else None,
+            kept_in=self.folder,
+            allowed=allow_low_agreement or options.allow_low_agreement,
+        )
         store = self.folder / "calibration"
         if self.extractor is not None and not isinstance(self.held_out, ActivationStore):
             images = guard.held_out_source(self.held_out)
@@ -271,22 +262,6 @@ class FitRun:
         if classifier.execution.compile:
             check_compiler(classifier.device)
 
-    def _check_agreement(self, allowed: bool) -> None:
-        agreement = self.guard.agreement
-        if agreement is None:
-            return
-        if agreement.is_wrong and not allowed:
-            rule = f" Labels were matched to classes {self.match.rule}:" if self.match else " So"
-            remedy, where = f"{rule} say which is which with --class-map", self.folder
-            if isinstance(self.training, ActivationStore):
-                remedy, where = " Extract the images again with --class-map", self.options.train
-            raise ClassMapError(
-                f"{agreement}{remedy}, or go on with --allow-low-agreement. The activations are "
-                f"kept in {str(where)!r}."
-            )
-        if agreement.is_doubtful:
-            print(f"neroli: warning: {agreement}", file=sys.stderr)
-
     def _clear(self) -> None:
         """Drop what was only of use on the way."""
         if not self._in_shards and (self.folder / FILE).exists():
@@ -305,31 +280,6 @@ class FitRun:
         if self.options.store is None:
             with contextlib.suppress(OSError):  # something of the user's is in it
                 self.folder.rmdir()
-
-
-def chosen_preprocessing(
-    options: FitOptions, classifier: Classifier, training: ImageSource | ActivationStore
-) -> Preprocessing:
-    """How pictures become the network's input: as a given store says, with what was asked for.
-
-    Another than that of the store is refused when the store is used.
-
-    Raises:
-        ModelError, InvalidInput: as ``preprocessing_with``.
-        InvalidInput: if an option needs images where a store was given.
-    """
-    stated = classifier.preprocessing
-    given = (options.resize, options.crop, options.mean, options.std, options.interpolation)
-    if isinstance(training, ActivationStore):
-        if options.class_map is not None or options.keep_examples:
-            option = "--keep-examples" if options.class_map is None else "--class-map"
-            raise InvalidInput(
-                f"{option} needs the images, and {str(options.train)!r} is an activation store: "
-                "give --train the images it was extracted from."
-            )
-        if training.origin is not None:
-            stated = training.origin.preprocessing or stated
-    return preprocessing_with(stated, *given)
 
 
 def _divisible(images: ImageSource | ActivationStore, path: Path) -> Pictures:

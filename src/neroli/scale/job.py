@@ -17,12 +17,8 @@ SCHEMA_VERSION = 1
 FILE = "job.json"
 
 
-class FitOptions(pydantic.BaseModel):
-    """The options of ``neroli fit`` that decide which guard is made; see its help.
-
-    Where the network runs, and on how many images at a time, is no matter of the job: shards may
-    differ in it.
-    """
+class InputOptions(pydantic.BaseModel):
+    """The options that say which classifier and which images; see the help of ``neroli fit``."""
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
@@ -30,14 +26,7 @@ class FitOptions(pydantic.BaseModel):
     weights: Path | None
     train: Path
     calibration: Path
-    out: Path
     head: str | None
-    detector: str
-    setting: tuple[str, ...]
-    false_alarm_rate: float
-    guarantee: str
-    confidence: float
-    per_class: bool
     class_map: Path | None
     resize: str | None
     crop: str | None
@@ -50,11 +39,27 @@ class FitOptions(pydantic.BaseModel):
     every: int
     store: Path | None
     store_dtype: str | None
-    keep_examples: int
     allow_low_agreement: bool
     precision: str | None
     channels_last: bool | None
     compile: bool | None
+
+
+class FitOptions(InputOptions):
+    """The options of ``neroli fit`` that decide which guard is made; see its help.
+
+    Where the network runs, and on how many images at a time, is no matter of the job: shards may
+    differ in it.
+    """
+
+    out: Path
+    detector: str
+    setting: tuple[str, ...]
+    false_alarm_rate: float
+    guarantee: str
+    confidence: float
+    per_class: bool
+    keep_examples: int
 
     def absolute(self) -> Self:
         """The same with absolute paths, good from any folder."""
