@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from neroli import ActivationStore, fit
 from neroli.detectors import DEFAULT, create
-from neroli.detectors.catalogue import own_names
+from neroli.detectors.catalogue import ready_names
 from neroli.errors import NeroliError, NeroliWarning
 from neroli.metrics import auroc, fpr95
 
@@ -258,7 +258,7 @@ def main() -> None:
     warnings.simplefilter("ignore", NeroliWarning)
     torch.set_num_threads(1)
     names = [
-        name for name in own_names() if name not in LEFT_OUT and not create(name).requires.probes
+        name for name in ready_names() if name not in LEFT_OUT and not create(name).requires.probes
     ]
     choosing = [read(folder, names) for folder in options.choosing]
     found: dict[str, Any] = {"choosing": [], "reporting": []}

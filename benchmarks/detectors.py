@@ -262,7 +262,7 @@ def table(setting: Setting, names: Sequence[str], rounds: int) -> Report:
 
 def head_level() -> list[str]:
     """Names of the detectors that need nothing but features, logits and head."""
-    return [name for name in catalogue.own_names() if not catalogue.requirements(create(name))]
+    return [name for name in catalogue.ready_names() if not catalogue.requirements(create(name))]
 
 
 HEADER = """

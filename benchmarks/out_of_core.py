@@ -83,7 +83,7 @@ def write(
 
 def head_level() -> list[Detector]:
     """All but WeiPer+KLD, whose perturbed heads would take days for a million images."""
-    names = [n for n in catalogue.own_names() if not catalogue.requirements(create(n))]
+    names = [n for n in catalogue.ready_names() if not catalogue.requirements(create(n))]
     return [create(name) for name in names if name != "weiper_kld"]
 
 

@@ -117,7 +117,7 @@ def on_resnet50(classes: int, rounds: int) -> dict[str, list[float]]:
     classifier.find_head(batches[0])
     features = synthetic(12_000, 2048, classes)[1].features
     training = Activations.from_features(features, classifier.head, torch.arange(12_000) % classes)
-    names = [n for n in catalogue.own_names() if not catalogue.requirements(create(n))]
+    names = [n for n in catalogue.ready_names() if not catalogue.requirements(create(n))]
     if classes > MANY_CLASSES:
         names = [name for name in names if name != "weiper_kld"]  # takes days to fit
     banks = {"knn": {"bank_size": 10_000}, "nnguide": {"bank_size": 10_000}}
