@@ -1,11 +1,12 @@
 """How the default detector was chosen, and what it gives on suites that took no part in that.
 
-    python benchmarks/default.py --choosing FOLDER ... --reporting FOLDER ... [--json FILE]
+    python benchmarks/default.py [--data DATA] [--folder FOLDER] [--json FILE]
 
-A folder is a result of ``neroli bench`` with its stored activations. Every row is a detector or a
-combination; of each suite its FPR95 in %, the mean over the OOD sets, fitted on the training images
-alone. The suites for reporting show only the baseline, which is the single detector with the lowest
-mean over the suites for choosing, and what was chosen, with 95 % bootstrap intervals.
+First every suite is measured with ``neroli bench`` into FOLDER, which takes hours and is kept. The
+first table then has a row for every detector or combination: of each suite for choosing its FPR95
+in %, the mean over the OOD sets, fitted on the training images alone. The baseline is the single
+detector with the lowest mean. The second table compares it with what was chosen, alone and in
+views, on suites that were held back, with 95 % bootstrap intervals of the differences.
 """
 
 from __future__ import annotations
@@ -13,88 +14,35 @@ from __future__ import annotations
 import argparse
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from common import shared_data
+from default_suites import (
+    CHOOSING,
+    REPORTING,
+    Array,
+    Scores,
+    benchmarked,
+    layers_of,
+    scored,
+    views_of,
+)
 from numpy.typing import NDArray
 
-from neroli import ActivationStore, fit
-from neroli.detectors import DEFAULT, create
+from neroli.detectors import DEFAULT, Detector, Views, create
 from neroli.detectors.catalogue import ready_names
-from neroli.errors import NeroliError, NeroliWarning
+from neroli.errors import NeroliWarning
 from neroli.metrics import auroc, fpr95
-
-Array = NDArray[np.float64]
 
 LEFT_OUT = ("weiper_kld", "itp", "corp", DEFAULT)
 """Detectors that take minutes, and the default, which is made of the others here."""
 RECIPE = ("cadref", "line", "relative_mahalanobis", "vim")
 RESAMPLES = 1000
-BATCH = 1024
-
-
-@dataclass(frozen=True, eq=False)
-class Suite:
-    """The scores of all detectors on one suite.
-
-    Args:
-        name: of the suite.
-        scores: by detector and set ("train", "test" and OOD sets), higher = more OOD.
-        predictions: by set, the predicted classes.
-        failures: detectors without scores, and why.
-    """
-
-    name: str
-    scores: dict[str, dict[str, Array]]
-    predictions: dict[str, NDArray[np.int64]]
-    failures: dict[str, str]
-
-    @cached_property
-    def ood(self) -> list[str]:
-        return sorted(self.predictions.keys() - {"train", "test"})
-
-
-def read(folder: Path, names: Sequence[str]) -> Suite:
-    """Fit detectors on a suite's training activations and score all its images."""
-    sets = json.loads((folder / "results.json").read_text())["sets"]
-    known = {each["name"]: each["role"] for each in sets}
-    stores: dict[str, ActivationStore] = {}
-    for path in sorted((folder / "activations").glob("*/*/store.json")):
-        kind = path.parent.name
-        for name, role in known.items():
-            stem = f"ood-{name}" if role == "ood" else name
-            if role in ("train", "test", "ood") and kind.startswith(stem):
-                stores[name if role != "ood" else f"ood/{name}"] = ActivationStore(path.parent)
-    train = stores["train"]
-    fitted, failures = {}, {}
-    first = next(iter(stores["test"].batches(1)))
-    layers = sorted({tap.partition(":")[0] for tap in first.taps})
-    for name in names:
-        settings = {"layers": layers} if layers and name == "multi_layer_mahalanobis" else {}
-        try:
-            detector = fit([create(name, **settings)], train, train.head)[0]
-            detector.score(first)  # which may lack what it needs
-            fitted[name] = detector
-        except NeroliError as error:
-            failures[name] = str(error)
-    scores: dict[str, dict[str, Array]] = {name: {} for name in fitted}
-    predictions = {}
-    for kind, store in stores.items():
-        given: dict[str, list[Array]] = {name: [] for name in fitted}
-        classes = []
-        for batch in store.batches(BATCH):
-            classes.append(batch.predictions.numpy())
-            for name, detector in fitted.items():
-                given[name].append(detector.score(batch).double().numpy())
-        predictions[kind] = np.concatenate(classes)
-        for name, parts in given.items():
-            scores[name][kind] = np.concatenate(parts)
-    return Suite(folder.name.removesuffix("-bench"), scores, predictions, failures)
 
 
 def quantiles(values: Array) -> tuple[float, float]:
@@ -134,14 +82,14 @@ class Combination:
     tail: bool = False
     said: str = ""
 
-    def scores(self, suite: Suite, kind: str) -> Array:
+    def scores(self, suite: Scores, kind: str) -> Array:
         weights = self.weights or (1.0,) * len(self.members)
         parts = [
             w * self._member(suite, m, kind) for m, w in zip(self.members, weights, strict=True)
         ]
         return self.rule(np.stack(parts))
 
-    def _member(self, suite: Suite, name: str, kind: str) -> Array:
+    def _member(self, suite: Scores, name: str, kind: str) -> Array:
         known, values = suite.scores[name][self.on], suite.scores[name][kind]
         if len(self.members) == 1:
             return values
@@ -210,7 +158,7 @@ def experiments(singles: Sequence[str]) -> list[Combination]:
     return found
 
 
-def mean_fpr(suite: Suite, combination: Combination) -> float | None:
+def mean_fpr(suite: Scores, combination: Combination) -> float | None:
     """In %, over the OOD sets; None where a member has no scores."""
     if any(member not in suite.scores for member in combination.members):
         return None
@@ -219,57 +167,53 @@ def mean_fpr(suite: Suite, combination: Combination) -> float | None:
     return float(np.mean([100 * fpr95(inside, each) for each in outside]))
 
 
-def compared(suite: Suite, one: Combination, other: Combination) -> dict[str, Any]:
-    """FPR95 and AUROC of both and their differences, with intervals over resampled images."""
-    draw = np.random.default_rng(0)
-    kinds = ["test", *suite.ood]
-    both = [{kind: each.scores(suite, kind) for kind in kinds} for each in (one, other)]
+def compared(suite: Scores, ours: Mapping[str, Array], theirs: Mapping[str, Array]) -> Array:
+    """FPR95 and AUROC in %, means over OOD sets, and how much ours exceed theirs.
 
-    def figures(rows: dict[str, NDArray[Any]]) -> Array:
+    Args:
+        suite: the sets.
+        ours: scores by set.
+        theirs: the same of what they are compared with.
+
+    Returns:
+        ``[2, 4]``: of FPR95 and AUROC ours, the difference, and its 95 % bootstrap interval.
+    """
+    draw = np.random.default_rng(0)
+    sizes = {kind: len(ours[kind]) for kind in ("test", *suite.ood)}
+
+    def figures(rows: Mapping[str, NDArray[Any]]) -> Array:
         values = []
-        for scores in both:
+        for scores in (ours, theirs):
             inside = scores["test"][rows["test"]]
             sets = [scores[kind][rows[kind]] for kind in suite.ood]
             values.append([np.mean([100 * f(inside, s) for s in sets]) for f in (fpr95, auroc)])
         return np.array(values)
 
-    def resampled() -> dict[str, NDArray[Any]]:
-        sizes = {kind: len(both[0][kind]) for kind in kinds}
-        return {kind: draw.integers(0, size, size) for kind, size in sizes.items()}
-
-    whole = figures({kind: np.arange(len(both[0][kind])) for kind in kinds})
-    drawn = np.array([figures(resampled()) for _ in range(RESAMPLES)])
-    differences = np.quantile(drawn[:, 0] - drawn[:, 1], [0.025, 0.975], axis=0)
-    return {
-        "suite": suite.name,
-        "fpr95": whole[:, 0].tolist(),
-        "fpr95 difference": [*(whole[0] - whole[1])[:1].tolist(), *differences[:, 0].tolist()],
-        "auroc": whole[:, 1].tolist(),
-        "auroc difference": [*(whole[0] - whole[1])[1:].tolist(), *differences[:, 1].tolist()],
-    }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--choosing", type=Path, nargs="+", required=True)
-    parser.add_argument("--reporting", type=Path, nargs="*", default=[])
-    parser.add_argument("--json", type=Path, help="file for the figures")
-    options = parser.parse_args()
-    warnings.simplefilter("ignore", NeroliWarning)
-    torch.set_num_threads(1)
-    names = [
-        name for name in ready_names() if name not in LEFT_OUT and not create(name).requires.probes
+    whole = figures({kind: np.arange(size) for kind, size in sizes.items()})
+    drawn = [
+        figures({kind: draw.integers(0, size, size) for kind, size in sizes.items()})
+        for _ in range(RESAMPLES)
     ]
-    choosing = [read(folder, names) for folder in options.choosing]
-    found: dict[str, Any] = {"choosing": [], "reporting": []}
-    everywhere = [name for name in names if all(name in suite.scores for suite in choosing)]
-    alone = {n: [mean_fpr(s, Combination((n,))) or 0.0 for s in choosing] for n in everywhere}
+    differences = np.array([each[0] - each[1] for each in drawn])
+    interval = np.quantile(differences, [0.025, 0.975], axis=0)
+    return np.vstack([whole[0], whole[0] - whole[1], interval]).T
+
+
+def chosen(options: argparse.Namespace, found: dict[str, Any]) -> str:
+    """Print the table of what was tried on the suites for choosing; the best single detector."""
+    names = [n for n in ready_names() if n not in LEFT_OUT and not create(n).requires.probes]
+    suites = []
+    for name in CHOOSING:
+        folder = benchmarked(name, options.data, options.folder)
+        layers = {"multi_layer_mahalanobis": {"layers": layers_of(folder)}}
+        suites.append(scored(folder, {n: create(n, **layers.get(n, {})) for n in names}))
+    everywhere = [name for name in names if all(name in suite.scores for suite in suites)]
+    alone = {n: [mean_fpr(s, Combination((n,))) or 0.0 for s in suites] for n in everywhere}
     order = sorted(alone, key=lambda name: np.mean(alone[name]))
-    baseline = Combination((order[0],), said="the baseline")
-    print("| detectors | |", " | ".join(suite.name for suite in choosing), "| mean | / baseline |")
-    print("|---|---|" + "---|" * (len(choosing) + 2))
+    print("| detectors | |", " | ".join(CHOOSING), "| mean | ÷ baseline |")
+    print("|---|---|" + "---|" * (len(CHOOSING) + 2))
     for combination in experiments(order[:12]):
-        values = [mean_fpr(suite, combination) for suite in choosing]
+        values = [mean_fpr(suite, combination) for suite in suites]
         shown = " | ".join("-" if value is None else f"{value:.1f}" for value in values)
         known = [value for value in values if value is not None]
         same = [v for v, value in zip(alone[order[0]], values, strict=True) if value is not None]
@@ -279,16 +223,52 @@ def main() -> None:
         found["choosing"].append(
             {"members": combination.members, "said": combination.said, "fpr95": values}
         )
-    print(f"\n{len(everywhere)} detectors, the default beside {order[0]}:")
-    for folder in (*options.choosing, *options.reporting):
-        suite = read(folder, [*RECIPE, order[0]])
-        row = compared(suite, Combination(), baseline)
-        found["reporting"].append(row | {"held back": folder in options.reporting})
-        print(json.dumps(found["reporting"][-1]), flush=True)
-    held_back = [row["fpr95"] for row in found["reporting"] if row["held back"]]
-    if held_back:
-        ours, theirs = np.mean(held_back, axis=0)
-        print(f"held back, mean FPR95: {ours:.2f} / {theirs:.2f} = {ours / theirs:.3f}")
+    print(f"\n{len(everywhere)} detectors alone, of which the best twelve are shown.\n", flush=True)
+    return order[0]
+
+
+def reported(options: argparse.Namespace, baseline: str, found: dict[str, Any]) -> None:
+    """Print the default beside the baseline, first where it was chosen, then where it was not."""
+    print("| suite | detector | FPR95 | less baseline's | AUROC | less baseline's |")
+    print("|---|---|---|---|---|---|")
+    sums: dict[str, list[float]] = {}
+    for name in (*CHOOSING, *REPORTING):
+        folder = benchmarked(name, options.data, options.folder)
+        subjects: dict[str, Detector] = {baseline: create(baseline), "the default": create(DEFAULT)}
+        for label in (baseline, DEFAULT):
+            subjects[f"{label}, views"] = Views(label, views_of(name))
+        suite = scored(folder, subjects)
+        for label in subjects:
+            figures = compared(suite, suite.scores[label], suite.scores[baseline])
+            cells = [
+                f"{v:.1f} | {d:+.1f} ({low:+.1f} to {high:+.1f})" for v, d, low, high in figures
+            ]
+            print(f"| {name} | {label} | {' | '.join(cells)} |", flush=True)
+            row = {"suite": name, "detector": label, "held back": name in REPORTING}
+            found["reporting"].append(
+                row | dict(zip(("fpr95", "auroc"), figures.tolist(), strict=True))
+            )
+            if name in REPORTING:
+                sums.setdefault(label, []).append(figures[0, 0])
+    for label, values in sums.items():
+        ratio = np.mean(values) / np.mean(sums[baseline])
+        print(
+            f"held back, {label}: mean FPR95 {np.mean(values):.2f}, {ratio:.3f} of the baseline's"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, help="of the suites, as of `neroli bench`")
+    parser.add_argument("--folder", type=Path, default=Path("default-suites"))
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    options = parser.parse_args()
+    options.data = options.data or shared_data()
+    warnings.simplefilter("ignore", NeroliWarning)
+    torch.set_num_threads(1)
+    found: dict[str, Any] = {"choosing": [], "reporting": []}
+    baseline = chosen(options, found)
+    reported(options, baseline, found)
     if options.json:
         options.json.write_text(json.dumps(found, indent=1))
 

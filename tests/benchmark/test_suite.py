@@ -329,3 +329,15 @@ def test_other_detectors_keep_the_settings_of_the_suite() -> None:
     for chosen in ((), ("nero", "nero"), ("nerro",)):
         with pytest.raises(InvalidInput, match="No detector|named twice|did you mean 'nero'"):
             suite.with_detectors(chosen)
+
+
+def test_a_row_of_views_stays_where_it_is_named_and_where_all_are_asked_for(tmp_path: Path) -> None:
+    row = '[[detector]]\nname = "views"\nsettings = { detector = "msp", views = ["mirror"] }\n'
+    suite = read_suite(write(tmp_path, f"{SMALL}\n{row}"))
+    assert [each.settings for each in suite.with_detectors(("views",)).rows()] == [
+        {"detector": "msp", "views": ["mirror"]}
+    ]
+    assert "views" in {each.name for each in suite.with_detectors("all").rows()}
+    assert "views" not in {each.name for each in suite.with_detectors("head").rows()}
+    with pytest.raises(InvalidInput, match="No view is named"):
+        read_suite(write(tmp_path, SMALL)).with_detectors(("views",))

@@ -312,7 +312,7 @@ class Suite(_Part):
     def with_detectors(self, chosen: str | tuple[str, ...]) -> Suite:
         """The suite with other detectors; plain rows that had settings of their own keep them.
 
-        Of a group the labelled rows stay too.
+        Of a group its labelled rows stay too, of "all" every row.
 
         Args:
             chosen: one of ``GROUPS``, or names.
@@ -323,12 +323,13 @@ class Suite(_Part):
         names = group(chosen) if chosen in GROUPS else chosen
         if not names:
             raise InvalidInput("No detector is named: give at least one, or 'head'.")
-        for name in names:
+        rows = [row for row in self.detector if row.label is None or chosen in GROUPS]
+        kept = tuple(row for row in rows if row.name in names or chosen == "all")
+        for name in set(names) - {row.name for row in kept}:
             create(name)
+        for name in names:
             if names.count(name) > 1:
                 raise InvalidInput(f"The detector {name!r} is named twice.")
-        plain = [row for row in self.detector if row.label is None or chosen in GROUPS]
-        kept = tuple(row for row in plain if row.name in names)
         return self.model_copy(update={"detectors": tuple(names), "detector": kept})
 
 
