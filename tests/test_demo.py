@@ -12,7 +12,7 @@ from neroli.demo import _share, digit_network, load_data, run, train_network
 def test_the_demo_runs_and_its_figures_are_plausible(tmp_path: Path) -> None:
     result = run(tmp_path)
     assert result.test_accuracy > 0.95
-    assert result.flagged_id.keys() == {"nero", "line", "msp", "max_logit", "energy", "entropy"}
+    assert result.flagged_id.keys() == {"ensemble", "nero", "line", "msp", "max_logit", "energy"}
     assert max(result.flagged_id.values()) < 0.1
     near = {row.detector: row.auroc for row in result.rows if row.ood_set == "digits 7-9"}
     assert min(near.values()) > 0.75
@@ -41,4 +41,4 @@ def test_the_saved_guard_works_on_the_same_network(tmp_path: Path) -> None:
     result = run(tmp_path)
     data = load_data()
     guard = Guard.load(result.guard, train_network(data))
-    assert _share(guard(data.test.tensors[0]).is_ood) == result.flagged_id["nero"]
+    assert _share(guard(data.test.tensors[0]).is_ood) == result.flagged_id["ensemble"]

@@ -23,7 +23,7 @@ from neroli.data.named.digits import KNOWN
 from neroli.data.pictures import Pictures
 from neroli.data.preprocessing import Preprocessing
 from neroli.data.sources import ImageBatch
-from neroli.detectors import MSP, NERO, Detector, Energy, Entropy, LINe, MaxLogit
+from neroli.detectors import MSP, NERO, Detector, Energy, Ensemble, LINe, MaxLogit
 from neroli.fitting import fit
 from neroli.guard import Guard
 
@@ -137,7 +137,7 @@ def run(
     )
     ood = {name: classifier(images) for name, images in data.ood.items()}
     detectors = fit(
-        [NERO(), LINe(), MSP(), MaxLogit(), Energy(), Entropy()], training, classifier.head
+        [Ensemble(), NERO(), LINe(), MSP(), MaxLogit(), Energy()], training, classifier.head
     )
     rows, flagged_id, panels = [], {}, []
     for detector in detectors:
@@ -162,7 +162,7 @@ def run(
                 )
             )
         panels.append((detector, {"digits 0-6": scores, **ood_scores}, calibration.threshold))
-    guard = Guard(classifier, NERO())
+    guard = Guard(classifier)
     guard.fit(DataLoader(data.train, batch_size=64), keep_examples=len(data.train))
     guard.calibrate(DataLoader(data.calibration, batch_size=64), false_alarm_rate)
     guard.save(out / "guard")

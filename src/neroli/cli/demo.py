@@ -49,6 +49,7 @@ def _text(result: DemoResult) -> str:
         + "\n".join(lines)
         + f"\n\nPromised for every detector: {result.promise} (last column, "
         f"{result.test_images} test images).\n"
+        "ensemble is the default: CADRef, LINe, relative Mahalanobis and ViM together.\n"
         "No detector is best on all images and networks: compare them on yours.\n"
         f"Guard saved in {result.guard}, picture of the scores in {result.picture}.\n"
         f"Why one image of each kind was flagged, or was not: {result.report}."
