@@ -27,6 +27,7 @@ from out_of_core import TOGETHER, run_apart, write
 from scoring import APART, imagenet_sized_line, on_resnet50
 
 from detectors import HEADER, SETTINGS, head_level, table
+from neroli.detectors import DEFAULT
 from neroli.errors import NeroliWarning
 from peers import PEERS  # of tests/
 
@@ -73,7 +74,7 @@ def scoring(rounds: int) -> Iterator[Figure]:
             bound: float | None = 1.03
             if name in APART or (many and name.startswith("the other")):
                 bound = None
-            elif (name == "line" and many) or name.startswith("the other"):
+            elif (name == "line" and many) or name == DEFAULT or name.startswith("the other"):
                 bound = 1.15
             what = f"scoring with {name} / forward, ResNet-50 at 224, C={classes}"
             yield Figure(what, ratios, bound)

@@ -18,7 +18,7 @@ import torch
 from common import PeakMemory, paired_ratio, ratios_in_turn, shared_data, spread
 
 from neroli import Activations, Classifier, LinearHead, fit
-from neroli.detectors import MSP, NERO, Detector, LINe, catalogue, create
+from neroli.detectors import DEFAULT, MSP, NERO, Detector, Ensemble, LINe, catalogue, create
 from neroli.errors import NeroliWarning
 from neroli.models import import_torchvision
 from neroli.relevance import relevance
@@ -96,7 +96,7 @@ def on_resnet20(images: int, rounds: int) -> dict[str, list[float]]:
     batches = classifier.prepare(load_images(shared, "test")[0][:images]).split(128)
     pictures, labels = load_images(shared, "train")
     training = classifier(pictures[::4], torch.from_numpy(labels[::4]))
-    fitted = fit([NERO(), LINe(), MSP()], training, classifier.head)
+    fitted = fit([Ensemble(), NERO(), LINe(), MSP()], training, classifier.head)
     alone = {type(detector).__name__: [detector] for detector in fitted}
     bare, scored = jobs(classifier, batches, {"features and logits alone": [], **alone})
     return ratios_in_turn(scored, bare, rounds)
@@ -105,7 +105,7 @@ def on_resnet20(images: int, rounds: int) -> dict[str, list[float]]:
 def on_resnet50(classes: int, rounds: int) -> dict[str, list[float]]:
     """Scoring images at 224 over the bare forward loop, by what scores; 2,048 features.
 
-    NERO, LINe and maximum logit alone, all head-level detectors but the ``APART`` together, and
+    The default, NERO, LINe and maximum logit alone, all head-level detectors but the ``APART`` together, and
     these alone.
     """
     import_torchvision()
@@ -125,7 +125,7 @@ def on_resnet50(classes: int, rounds: int) -> dict[str, list[float]]:
         warnings.simplefilter("ignore", NeroliWarning)
         fitted = fit([create(n, **banks.get(n, {})) for n in names], training, classifier.head)
     by_name = {detector.name: detector for detector in fitted}
-    alone = [name for name in ("nero", "line", "max_logit", *APART) if name in by_name]
+    alone = [name for name in (DEFAULT, "nero", "line", "max_logit", *APART) if name in by_name]
     together = [detector for detector in fitted if detector.name not in APART]
     groups = {name: [by_name[name]] for name in alone}
     bare, scored = jobs(
