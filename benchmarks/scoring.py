@@ -105,8 +105,8 @@ def on_resnet20(images: int, rounds: int) -> dict[str, list[float]]:
 def on_resnet50(classes: int, rounds: int) -> dict[str, list[float]]:
     """Scoring images at 224 over the bare forward loop, by what scores; 2,048 features.
 
-    The default, NERO, LINe and maximum logit alone, all head-level detectors but the ``APART`` together, and
-    these alone.
+    The default, NERO, LINe and maximum logit alone, all head-level detectors but the ``APART``
+    together, and these alone.
     """
     import_torchvision()
     from torchvision.models import resnet50
