@@ -376,7 +376,11 @@ def test_detectors_are_named_one_by_one_or_as_a_group() -> None:
     assert DEFAULT in detectors_named(None)
     assert detectors_named("all") == group("all")
     assert detectors_named("msp, knn") == ["msp", "knn"]
-    for text, message in (("msp,msp", "'msp' is named twice"), ("mps", "did you mean"), ("", "in")):
+    for text, message in (
+        ("msp,msp", "'msp' is named twice"),
+        ("mps", "did you mean"),
+        (" ,", "' ,' names no detector"),
+    ):
         with pytest.raises(InvalidInput, match=message):
             detectors_named(text)
 

@@ -43,6 +43,8 @@ def detectors_named(text: str | None) -> list[str]:
     if text in GROUPS:
         return group(text)
     names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise InvalidInput(f"{text!r} names no detector: give names with commas between.")
     _made(names)
     return names
 
