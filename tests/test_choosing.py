@@ -14,16 +14,13 @@ from sklearn.metrics import roc_auc_score
 from batteries import InBatches
 from conftest import random_activations
 from neroli import Activations, LinearHead
-from neroli.benchmark.evidence import auroc_difference, mean_of, measured_auroc, sample_mean
-from neroli.benchmark.proxies import Scores
 from neroli.benchmark.schema import group
 from neroli.choice import Choice
-from neroli.choosing import SLOW, choose, detectors_named, holm
+from neroli.choosing import SLOW, choose, detectors_named
 from neroli.detectors import DEFAULT, KNN, Detector, Energy, create
 from neroli.errors import InvalidInput, NotEnoughImages
 from neroli.metrics import fpr95
 from neroli.recommending import MARGIN
-from neroli.separability import MOST_SCORED, separability_warnings, training_sample
 
 
 @dataclass(eq=False)
@@ -259,46 +256,6 @@ def test_figures_are_those_of_explicit_loops(
     assert found.train_test.value == pytest.approx(told)
 
 
-def test_the_error_of_an_auroc_is_that_of_a_bootstrap() -> None:
-    draw = np.random.default_rng(0)
-    inside, outside = draw.normal(0, 1, 80), draw.normal(1, 1, 60)
-    drawn = [
-        (draw.choice(inside, 80)[:, None] < draw.choice(outside, 60)).mean() for _ in range(3000)
-    ]
-    measured = measured_auroc(Scores(inside, outside))
-    assert measured.value == pytest.approx((inside[:, None] < outside).mean())
-    assert measured.error == pytest.approx(np.std(drawn), rel=0.08)
-
-
-def test_the_chance_of_a_mean_of_two_is_that_of_welchs_test() -> None:
-    """Half the difference of two means with unlike variances and numbers."""
-    draw = np.random.default_rng(1)
-    one, other = draw.normal(0.6, 1, 10), draw.normal(0, 3, 25)
-    half = mean_of([sample_mean(one), sample_mean(-other)])
-    expected = stats.ttest_ind(one, other, equal_var=False, alternative="greater")
-    assert half.value == pytest.approx((one.mean() - other.mean()) / 2)
-    assert half.freedom == pytest.approx(expected.df)
-    assert half.chance() == pytest.approx(expected.pvalue)
-    both = stats.ttest_ind(one, other, equal_var=False).confidence_interval(0.95)
-    limits = half.interval()
-    assert (2 * limits.low, 2 * limits.high) == pytest.approx((both.low, both.high))
-
-
-def test_of_a_single_fold_or_image_nothing_is_sure() -> None:
-    assert sample_mean([0.9]).chance() == 1
-    scores = Scores(np.array([0.0]), np.array([1.0, 2.0]))
-    assert measured_auroc(scores).interval().low == -np.inf
-    assert auroc_difference(scores, scores).chance() == 1
-    assert mean_of([sample_mean([0.9]), sample_mean([0.5, 0.6])]).error == np.inf
-
-
-def test_chances_are_corrected_by_holms_procedure() -> None:
-    """Sorted 0.005, 0.01, 0.03, 0.04 by 4, 3, 2, 1: 0.02, 0.03, 0.06 and 0.04, which stays 0.06."""
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.6, 0.7]) == [1, 1]
-    assert holm([]) == []
-
-
 def test_neither_batches_nor_other_detectors_change_a_figure(
     head: LinearHead, training: Activations, held_out: Activations, spoiled: Activations
 ) -> None:
@@ -383,71 +340,6 @@ def test_detectors_are_named_one_by_one_or_as_a_group() -> None:
     ):
         with pytest.raises(InvalidInput, match=message):
             detectors_named(text)
-
-
-# Training and held-out images
-
-
-def test_held_out_images_of_another_kind_are_warned_of(
-    head: LinearHead, training: Activations, spoiled: Activations
-) -> None:
-    shifted = random_activations(head, 200, seed=5)
-    moved = Activations.from_features(
-        shifted.features[:, torch.randperm(24)] * 0.3, head, shifted.labels, shifted.ids
-    )
-    names = ["msp", "max_logit", "mahalanobis", "relevance_deviation"]
-    choice = choose(head, training, moved, spoiled, names, default="energy")
-    assert "4 of 5 detectors tell training from held-out images" in choice.warnings[0]
-    assert "another hospital" in choice.warnings[0]
-    assert "its accuracy is" in choice.warnings[0]
-
-
-def test_a_detector_that_knows_its_training_images_again_is_warned_of(
-    head: LinearHead, training: Activations, held_out: Activations, spoiled: Activations
-) -> None:
-    """The nearest neighbour of a training image is itself."""
-    names = ["msp", "max_logit", "feature_norm"]
-    choice = choose(head, training, held_out, spoiled, [KNN(k=1), *names], default="energy")
-    (warning,) = choice.warnings
-    assert warning.startswith("knn (100.0%) tells training from held-out images (AUROC")
-    assert "it scores what it was fitted on too low" in warning
-    assert row(choice, "knn").train_test.value == 1
-    others = choose(head, training, held_out, spoiled, names, default="energy")
-    assert others.warnings == []
-
-
-def test_one_is_told_of_beside_a_network_that_most_see_through() -> None:
-    draw = np.random.default_rng(0)
-
-    def shifted(by: float):  # type: ignore[no-untyped-def]
-        return measured_auroc(Scores(draw.normal(0, 1, 2000), draw.normal(by, 1, 2000)))
-
-    aurocs = {f"d{i}": shifted(0.3) for i in range(4)} | {"own": shifted(2.0), "none": shifted(0)}
-    images, detector = separability_warnings(aurocs, (0.99, 0.75))
-    assert images.startswith("5 of 6 detectors")
-    assert "its accuracy is 99.0% and 75.0%" in images
-    assert detector.startswith("own (9")
-    assert "more than the other detectors do" in detector
-    few = {"d": measured_auroc(Scores(draw.normal(0, 1, 5), draw.normal(0.5, 1, 5)))}
-    assert separability_warnings(few) == [], "five images prove nothing"
-
-
-def test_the_training_images_scored_do_not_depend_on_their_order() -> None:
-    head = LinearHead(torch.randn(3, 4), torch.zeros(3))
-    many = random_activations(head, MOST_SCORED + 800, seed=1)
-    order = torch.randperm(len(many))
-    mixed = Activations(
-        many.features[order], many.logits[order], None, [many.ids[i] for i in order.tolist()]
-    )
-
-    def drawn(source: Activations, seed: int) -> set[str]:
-        batches = training_sample(InBatches(source, 999), seed).batches()
-        return {name for batch in batches for name in batch.ids}
-
-    assert len(drawn(many, 0)) == MOST_SCORED
-    assert drawn(many, 0) == drawn(mixed, 0) != drawn(many, 1)
-    assert training_sample(many[:50], 0) is not None
-    assert len(training_sample(many[:50], 0)) == 50
 
 
 def test_a_choice_is_the_same_when_read_again(

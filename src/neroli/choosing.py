@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from neroli.activations import ActivationSource
 from neroli.agreement import label_agreement
-from neroli.benchmark.evidence import Evidence, Measured, evidence_of, mean_of, measured_auroc
+from neroli.benchmark.evidence import Evidence, Measured, evidence_of, holm, mean_of, measured_auroc
 from neroli.benchmark.proxies import Scores
 from neroli.benchmark.results import Estimate, Failed
 from neroli.benchmark.schema import GROUPS, group
@@ -118,19 +118,6 @@ def choose(
         folds=folds,
         seed=seed,
     )
-
-
-def holm(chances: Sequence[float]) -> list[float]:
-    """Probabilities, corrected for being several: each as in Holm's step-down procedure.
-
-    Source: Holm, Scandinavian Journal of Statistics 6, 1979.
-    """
-    corrected = [1.0] * len(chances)
-    largest = 0.0
-    for place, number in enumerate(sorted(range(len(chances)), key=lambda n: chances[n])):
-        largest = max(largest, min(1.0, (len(chances) - place) * chances[number]))
-        corrected[number] = largest
-    return corrected
 
 
 def _made(detectors: Sequence[str | Detector]) -> dict[str, Detector]:
