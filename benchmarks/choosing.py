@@ -151,6 +151,7 @@ def report(
         "detectors": len(names),
         "folds": choice.folds,
         "recommended": choice.recommended,
+        "fpr95": truths[choice.recommended].fpr95,
         "regret": truths[choice.recommended].fpr95 - low,
         "default": DEFAULT,
         "default_regret": truths[DEFAULT].fpr95 - low,
@@ -170,13 +171,14 @@ def report(
 COLUMNS = (
     ("suite", "suite"),
     ("recommended", "recommended"),
+    ("fpr95", "its FPR95"),
+    ("best", "best in truth"),
+    ("best_fpr95", "its FPR95"),
     ("regret", "regret"),
     ("default_regret", "default's"),
     ("first", "first by objective"),
     ("first_regret", "its regret"),
     ("median_regret", "median's"),
-    ("best", "best in truth"),
-    ("best_fpr95", "its FPR95"),
     ("spearman_fpr95", "Spearman FPR95"),
     ("spearman_auroc", "AUROC"),
     ("kendall_fpr95", "Kendall FPR95"),
@@ -185,8 +187,9 @@ COLUMNS = (
 )
 
 
-def _cell(value: object) -> str:
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+def cell(key: str, value: object) -> str:
+    decimals = 2 if key.startswith(("spearman", "kendall")) else 0 if key == "seconds" else 1
+    return f"{value:.{decimals}f}" if isinstance(value, float) else str(value)
 
 
 def main() -> None:
@@ -208,10 +211,7 @@ def main() -> None:
     print("| " + " | ".join(title for _, title in COLUMNS) + " |")
     print("|" + "---|" * len(COLUMNS))
     for each in found:
-        values = [each[key] for key, _ in COLUMNS]
-        print(
-            "| " + " | ".join(f"{v:.2f}" if isinstance(v, float) else str(v) for v in values) + " |"
-        )
+        print("| " + " | ".join(cell(key, each[key]) for key, _ in COLUMNS) + " |")
     for each in found:
         print(f"\n{each['suite']}: {each['choice']['reason']}")
         for warning in each["choice"]["warnings"]:

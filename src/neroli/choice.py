@@ -31,15 +31,15 @@ class Gain(_Record):
     Attributes:
         value: of AUROC, as a fraction; below zero if the default does better.
         error: its standard error; None if nothing is known of it.
-        chance: the probability of so large a gain if there were none, corrected by Holm for the
-            number of detectors compared.
-        worse_on: the stand-ins on which it does worse than the default beyond chance.
+        on: the same of either kind of stand-in, of which it is the mean.
+        chance: the probability of so large a gain if there were none on one of them: the larger of
+            both, corrected by Holm for the number of detectors compared.
     """
 
     value: float
     error: float | None
+    on: dict[str, float]
     chance: float
-    worse_on: list[str] = []
 
 
 class Ranked(_Record):
@@ -73,7 +73,7 @@ class Choice(_Record):
         recommended: the detector to take.
         default: the one that stands unless another is surely better.
         reason: why the one is recommended, in a sentence.
-        alike: the detectors that cannot be told from the best by objective, which is one of them.
+        alike: the detectors whose objective cannot be told from the highest, one of them.
         ranked: all that gave a result, the best first.
         failures: those that gave none, with the reason.
         warnings: what is doubtful about the images or a detector, a sentence or two each.

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from neroli.activations import ActivationSource
 from neroli.agreement import label_agreement
-from neroli.benchmark.evidence import Evidence, Measured, evidence_of, measured_auroc
+from neroli.benchmark.evidence import Evidence, Measured, evidence_of, holm, mean_of, measured_auroc
 from neroli.benchmark.proxies import Scores
 from neroli.benchmark.results import Estimate, Failed
 from neroli.benchmark.schema import GROUPS, group
@@ -43,6 +43,8 @@ def detectors_named(text: str | None) -> list[str]:
     if text in GROUPS:
         return group(text)
     names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise InvalidInput(f"{text!r} names no detector: give names with commas between.")
     _made(names)
     return names
 
@@ -118,19 +120,6 @@ def choose(
     )
 
 
-def holm(chances: Sequence[float]) -> list[float]:
-    """Probabilities, corrected for being several: each as in Holm's step-down procedure.
-
-    Source: Holm, Scandinavian Journal of Statistics 6, 1979.
-    """
-    corrected = [1.0] * len(chances)
-    largest = 0.0
-    for place, number in enumerate(sorted(range(len(chances)), key=lambda n: chances[n])):
-        largest = max(largest, min(1.0, (len(chances) - place) * chances[number]))
-        corrected[number] = largest
-    return corrected
-
-
 def _made(detectors: Sequence[str | Detector]) -> dict[str, Detector]:
     """Detectors by name; raises InvalidInput if there is none, or one twice."""
     if isinstance(detectors, str) or not detectors:
@@ -186,26 +175,28 @@ def _gains(found: Mapping[str, Evidence], default: str) -> dict[str, Gain]:
     """What every other detector gains over the default."""
     usual = found[default]
     names = [name for name in found if name != default]
-    measured = [found[name].gain_over(usual) for name in names]
+    by_kind = [found[name].gains_over(usual) for name in names]
+    chances = holm([max(each.chance() for each in kinds.values()) for kinds in by_kind])
     gains = {}
-    for name, gain, chance in zip(
-        names, measured, holm([each.chance() for each in measured]), strict=True
-    ):
-        losses = usual.gains_over(found[name])
+    for name, kinds, chance in zip(names, by_kind, chances, strict=True):
+        whole = mean_of(list(kinds.values()))
         gains[name] = Gain(
-            value=gain.value,
-            error=None if math.isinf(gain.variance) else gain.error,
+            value=whole.value,
+            error=None if math.isinf(whole.variance) else whole.error,
+            on={kind: each.value for kind, each in kinds.items()},
             chance=chance,
-            worse_on=[kind for kind, loss in losses.items() if loss.chance() < LEVEL],
         )
     return gains
 
 
 def _like(found: Mapping[str, Evidence], best: str) -> set[str]:
-    """The best detector and those that it is not surely better than."""
+    """The best detector and those that it is not surely better than.
+
+    As it is the best of many, every comparison is corrected for their number (Bonferroni).
+    """
     others = [name for name in found if name != best]
-    chances = holm([found[best].gain_over(found[name]).chance() for name in others])
-    return {best} | {name for name, p in zip(others, chances, strict=True) if p >= LEVEL}
+    chances = {name: found[best].gain_over(found[name]).chance() for name in others}
+    return {best} | {name for name in others if len(others) * chances[name] >= LEVEL}
 
 
 def _on_left_out(evidence: Evidence) -> OnStandIns | None:

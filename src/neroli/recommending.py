@@ -1,23 +1,24 @@
 """Which of the detectors compared to recommend, and what that rests on, in sentences.
 
-The default stands unless another detector
+The default stands unless another detector does better on both kinds of stand-ins, classes left out
+and corrupted images: on each by more than ``MARGIN`` and by more than chance. The chance of a gain
+is the larger of its chances on the two (an intersection-union test), corrected (Holm) for all that
+are compared with the default, and must be below ``LEVEL``. Of several such the one with the highest
+objective is recommended; where there is but one kind, none is.
 
-- has a higher objective by more than ``MARGIN``,
-- by more than chance at ``LEVEL``, one-sided, corrected (Holm) for all that are compared with it,
-- and does worse than the default on neither kind of stand-in beyond chance; this is not corrected,
-  which would make it easier to leave the default.
-
-Of several such the one with the highest objective is recommended.
+A higher mean of both is not enough. The network learned its features with the classes left out, so
+detectors of distances between features tell them better than anything it never learned, while
+corrupted images are often far from everything: a detector may excel at either and fail at OOD data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from neroli.activations import ActivationSource
 from neroli.benchmark.results import Failed
 from neroli.benchmark.tuning import MARGIN
-from neroli.benchmark.wording import counted, percent
+from neroli.benchmark.wording import counted, percent, signed
 from neroli.choice import Gain, Ranked
 from neroli.head import LinearHead
 
@@ -48,33 +49,43 @@ def verdict(ranked: Sequence[Ranked], default: str, failures: Sequence[Failed]) 
             f"{len(ranked)} detectors compared."
         )
     over = [(each, each.gain) for each in ranked if each.gain is not None]
-    surer = [(each, gain) for each, gain in over if gain.value > MARGIN and gain.chance < LEVEL]
-    for each, gain in surer:
-        if not gain.worse_on:
+    for each, gain in over:
+        if len(gain.on) > 1 and not _short_on(gain) and gain.chance < LEVEL:
             return each.detector, (
-                f"{each.detector} beats the default, {default}, by {_points(gain)}: more than "
-                f"chance, also after correction for the {len(over)} compared with it, and it does "
-                "worse on neither kind of stand-in."
+                f"{each.detector} beats the default, {default}, by {_points(gain.value)} of AUROC "
+                f"({_each(gain, gain.on)}): on both by more than chance, also after correction for "
+                f"the {len(over)} compared with it."
             )
-    if surer:
-        each, gain = surer[0]
-        return default, (
-            f"The default, {default}, stands: {each.detector} beats it by {_points(gain)}, but "
-            f"does worse on {' and '.join(gain.worse_on)}, so its gain may not carry over."
-        )
+    return default, f"The default, {default}, stands: {_doubt(best.detector, over)}."
+
+
+def _doubt(best: str, over: Sequence[tuple[Ranked, Gain]]) -> str:
+    """Why the detector with the highest objective is not recommended."""
     gain = over[0][1]
-    small = f"not more than {percent(MARGIN)} points" if gain.value <= MARGIN else "within chance"
-    return default, (
-        f"The default, {default}, stands: no other detector surely beats it; the highest, "
-        f"{best.detector}, is ahead by {_points(gain)}, which is {small} for the best of "
-        f"{len(over)} compared with it."
+    ahead = f"{best} has the highest objective, by {_points(gain.value)} of AUROC"
+    if gain.value <= MARGIN:
+        return f"{ahead}, which is too little to leave it ({_points(MARGIN)} or less)"
+    if len(gain.on) == 1:
+        return f"{ahead}, but on {next(iter(gain.on))} alone, which is too little to go by"
+    if short := _short_on(gain):
+        return f"{ahead}, but does not do better on both kinds of stand-in ({_each(gain, short)})"
+    return (
+        f"{ahead} ({_each(gain, gain.on)}), which on both is no more than chance may give the best "
+        f"of {len(over)} compared with it"
     )
 
 
-def _points(gain: Gain) -> str:
-    """A gain in words."""
-    error = "unknown" if gain.error is None else f"{100 * gain.error:.2f}"
-    return f"{100 * gain.value:.2f} points of AUROC (standard error {error})"
+def _short_on(gain: Gain) -> list[str]:
+    """The stand-ins on which a detector gains too little to count, or loses."""
+    return [kind for kind, value in gain.on.items() if value <= MARGIN]
+
+
+def _each(gain: Gain, kinds: Iterable[str]) -> str:
+    return ", ".join(f"{signed(gain.on[kind])} on {kind}" for kind in kinds)
+
+
+def _points(value: float) -> str:
+    return f"{percent(value)} points"
 
 
 def remarks(
@@ -98,14 +109,14 @@ def remarks(
             if head.num_classes > 2:
                 why = "there are held-out images of one class alone"
         return [
-            f"Corrupted images decide alone: no class can be left out, as {why}. They say less of "
-            "OOD images that look like ID ones."
+            f"Corrupted images alone rank the detectors: no class can be left out, as {why}. They "
+            "say little of OOD images that look like ID ones."
         ]
     said = []
     if corrupted is None:
         said.append(
-            "Classes left out decide alone, as there are no corrupted images. They say less of "
-            "images that are spoiled or of something else altogether."
+            "Classes left out alone rank the detectors, as there are no corrupted images. They say "
+            "little of images that are spoiled or of something else altogether."
         )
     if folds < FEW_FOLDS:
         said.append(
@@ -116,6 +127,6 @@ def remarks(
     if 2 * len(easy) > len(ranked):
         said.append(
             f"{len(easy)} of {counted(len(ranked), 'detector')} tell nearly every image of a class "
-            "left out: these classes are too easy to rank by, and what is left decides."
+            "left out: these classes are too easy to rank by, and hardly leave room for a gain."
         )
     return said

@@ -42,7 +42,7 @@ def test_a_table_a_verdict_and_how_to_go_on(pictures: Path, labelled: Path, tmp_
     assert result.exit_code == 0, result.stderr
     lines = result.stdout.splitlines()
     assert "no out-of-distribution image was seen" in lines[0]
-    assert lines[2].split("  ")[0] == "rank"
+    assert lines[2].split()[0] == "#"
     assert {line.split()[1] for line in lines[3:7]} == {"msp", "knn", "vim", DEFAULT}
     assert [line.split()[0] for line in lines[3:7]] == ["1", "2", "3", "4"]
     chosen = lines[-1].rsplit(" ", 1)[1]
@@ -87,7 +87,7 @@ def test_held_out_images_without_classes_leave_corrupted_ones(pictures: Path) ->
     result = choose(pictures, pictures / "calibration", *QUICK, "--json")
     assert result.exit_code == 0, result.stderr
     facts = json.loads(result.stdout)
-    assert facts["remarks"][0].startswith("Corrupted images decide alone")
+    assert facts["remarks"][0].startswith("Corrupted images alone rank")
     assert "the held-out images have no labels" in facts["remarks"][0]
     assert (facts["folds"], facts["corrupted_images"]) == (0, 60)
 
@@ -129,7 +129,7 @@ def test_stores_of_the_images_serve_but_cannot_be_corrupted(
     result = run("choose", *arguments)
     assert result.exit_code == 0, result.stderr
     facts, before = json.loads(result.stdout), json.loads(kept.stdout)
-    assert facts["remarks"][0].startswith("Classes left out decide alone")
+    assert facts["remarks"][0].startswith("Classes left out alone rank")
     folds = [
         {each["detector"]: each["left_out"]["folds"] for each in found["ranked"]}
         for found in (facts, before)
@@ -187,6 +187,7 @@ def test_unreadable_images_are_listed_and_the_exit_code_says_so(
     [
         (["--out", "choice.txt"], "--out takes a .json or .md file, got 'choice.txt'"),
         (["--detectors", "mps"], "There is no detector 'mps': did you mean 'msp'?"),
+        (["--detectors", ","], "',' names no detector: give names with commas between"),
         (["--detectors", "msp,msp"], "The detector 'msp' is named twice"),
     ],
 )

@@ -109,6 +109,19 @@ def auroc_difference(one: Scores, other: Scores) -> Measured:
     return _delong(auroc(*one) - auroc(*other), differences)
 
 
+def holm(chances: Sequence[float]) -> list[float]:
+    """Probabilities, corrected for being several: each as in Holm's step-down procedure.
+
+    Source: Holm, Scandinavian Journal of Statistics 6, 1979.
+    """
+    corrected = [1.0] * len(chances)
+    largest = 0.0
+    for place, number in enumerate(sorted(range(len(chances)), key=lambda n: chances[n])):
+        largest = max(largest, min(1.0, (len(chances) - place) * chances[number]))
+        corrected[number] = largest
+    return corrected
+
+
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """What a detector gave to stand-ins for OOD images.

@@ -26,6 +26,11 @@ def percent(fraction: float | None) -> str:
     return f"{100 * fraction:z.1f}".replace("-", "\N{MINUS SIGN}")
 
 
+def signed(difference: float) -> str:
+    """A difference of fractions in points of %, ``+0.7``, with one decimal."""
+    return f"{100 * difference:+z.1f}".replace("-", "\N{MINUS SIGN}")
+
+
 def limits(estimate: Estimate) -> str:
     """The ends of an interval in %."""
     between = " to " if estimate.low < 0 else "\N{EN DASH}"

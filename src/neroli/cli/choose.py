@@ -44,8 +44,8 @@ def choose(
     calibration: Annotated[
         Path,
         typer.Option(
-            help="Held-out images of the same kind, not used in training; with classes, in "
-            "subfolders or a table, they say more."
+            help="Held-out images of the same kind, not used in training, with their classes: "
+            "in subfolders or a table. Without classes the default stands."
         ),
     ],
     weights: Weights = None,

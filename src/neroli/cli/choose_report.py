@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from neroli.benchmark.wording import NONE, counted, listed, percent, with_limits
+from neroli.benchmark.wording import NONE, counted, listed, percent, signed, with_limits
 from neroli.choice import Choice, OnStandIns, Ranked
 from neroli.errors import InvalidInput
 from neroli.explain.facts import plain
@@ -17,13 +17,12 @@ SHOWN = 10
 
 SUFFIXES = (".json", ".md")
 
-_TITLES = (
-    "rank",
-    "detector",
-    "left-out classes",
-    "corrupted images",
-    "objective (95% interval)",
-    "over the default",
+_TITLES = ("#", "detector", "left out", "corrupted", "objective", "gain")
+
+_LEGEND = (
+    "AUROC / FPR95 in %: held-out images against those of classes left out in turn, and against "
+    "corrupted ones; no out-of-distribution image was seen. Objective: mean of both AUROCs, with "
+    "its 95% interval; gain: over the default's, with its standard error."
 )
 
 
@@ -54,9 +53,9 @@ def write(path: Path, choice: Choice) -> None:
 
 def text_of(choice: Choice) -> str:
     """What was found, for people: the first rows, the verdict, and what is doubtful."""
-    rows = [_TITLES, *(_cells(each) for each in _shown(choice))]
+    rows = [_TITLES, *(_cells(each, choice.default) for each in _shown(choice))]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_TITLES))]
-    lines = ["AUROC / FPR95 in %; no out-of-distribution image was seen.", ""]
+    lines = [_LEGEND, ""]
     lines += [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
@@ -74,21 +73,19 @@ def _shown(choice: Choice) -> list[Ranked]:
 
 
 def _markdown(choice: Choice) -> str:
-    rows = [_TITLES, ("---",) * len(_TITLES), *(_cells(each) for each in choice.ranked)]
+    cells = (_cells(each, choice.default) for each in choice.ranked)
+    rows = [_TITLES, ("---",) * len(_TITLES), *cells]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     sentences = "\n\n".join(map(plain, _sentences(choice)))
-    return (
-        "# Detectors compared without OOD images\n\nAUROC / FPR95 in %.\n\n"
-        f"{table}\n\n{sentences}\n"
-    )
+    return f"# Detectors compared without OOD images\n\n{_LEGEND}\n\n{table}\n\n{sentences}\n"
 
 
-def _cells(each: Ranked) -> tuple[str, ...]:
-    gain = "default" if each.gain is None else percent(each.gain.value)
-    if each.gain is not None and each.gain.value > 0:
-        gain = f"+{gain}"
-    if each.gain is not None and each.gain.error is not None:
-        gain += f" \N{PLUS-MINUS SIGN} {percent(each.gain.error)}"
+def _cells(each: Ranked, default: str) -> tuple[str, ...]:
+    gain = "default" if each.detector == default else NONE
+    if each.gain is not None:
+        gain = signed(each.gain.value)
+        if each.gain.error is not None:
+            gain += f" \N{PLUS-MINUS SIGN} {percent(each.gain.error)}"
     return (
         str(each.rank),
         each.detector,
@@ -131,8 +128,8 @@ def _alike(choice: Choice) -> list[str]:
     if len(choice.ranked) == 1:
         return []
     if not others:
-        return [f"The highest objective, of {best}, is told apart from every other."]
+        return [f"The objective of {best}, the highest, is told apart from every other."]
     return [
-        f"Not told apart from {best}, the highest: {listed(others)} "
-        "(at 5%, corrected for the number compared)."
+        f"Not told apart by objective from {best}, the highest: {listed(others)} (at 5%, corrected "
+        "for the number compared)."
     ]
