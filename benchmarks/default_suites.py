@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -60,6 +61,7 @@ def _text(suite: str) -> str:
         dataset = f'dataset = "{built_in}"'
         text = text.replace(dataset, f"{dataset}\nood_classes = {json.dumps(classes)}")
         text = text.replace(f'name = "{built_in}"', f'name = "{suite}"', 1)
+    text = re.sub(r"^detectors = .*\n", "", text, count=1, flags=re.MULTILINE)
     row = f'name = "views"\nsettings = {{ views = {json.dumps(views_of(suite))} }}'
     return f"detectors = {json.dumps(NEEDING_MOST)}\n{text}\n[[detector]]\n{row}\n"
 

@@ -134,7 +134,7 @@ def test_the_command_line_gives_the_numbers_of_the_python_api_on_png_folders(
     assert result.exit_code == 0, result.stderr
     rows = pyarrow.parquet.read_table(out).to_pydict()
 
-    guard = Guard(load_classifier(shared, "resnet20"), NERO())
+    guard = Guard(load_classifier(shared, "resnet20"))
     calibration = load_images(shared, "test")[0][:400]
     guard.fit([train]).calibrate([calibration])
     verdicts = guard(new[0])
