@@ -30,6 +30,7 @@ from neroli.statistics import (
     Quantiles,
     Range,
     Reservoir,
+    SampledMean,
     Statistic,
     accumulator,
 )
@@ -60,6 +61,7 @@ EXAMPLES: list[Statistic[Any]] = [
     Mean(_largest),
     Quantiles("features", Range(0.0, 8.0), (0.1, 0.9), bins=64),
     Reservoir("features", 50),
+    SampledMean("features", share=0.5),
     _SomeScores("features", 50, share=0.5),
 ]
 NOT_WRITTEN = {"Metered"}
@@ -142,6 +144,7 @@ def test_single_precision_names_and_infinities_are_kept(head: LinearHead, tmp_pa
     for example in (
         LargestImages("features", 3),
         Reservoir("features", 50),
+        SampledMean("features", share=0.5),
         Reservoir("logits", 3),
     ):
         direct, fresh = copy.deepcopy(example), copy.deepcopy(example)

@@ -24,7 +24,9 @@ from neroli.statistics import (
     Quantiles,
     Range,
     Reservoir,
+    SampledMean,
     Statistic,
+    sampled,
 )
 from neroli.tails import ClassLargest
 
@@ -40,6 +42,7 @@ def feature_sum(batch: Activations) -> torch.Tensor:
 
 REQUESTS: dict[str, Callable[[], Statistic[Any]]] = {
     "mean": lambda: Mean(RELEVANCE),
+    "mean of a sample": lambda: SampledMean(RELEVANCE, share=0.4),
     "extrema": lambda: Extrema("logits"),
     "quantiles": lambda: Quantiles("features", Range(0.0, 8.0), (0.1, 0.5, 0.95)),
     "covariance": lambda: Covariance("features"),
@@ -227,3 +230,25 @@ def test_row_counts_equal_numpy_and_count_the_extremes(dtype: torch.dtype) -> No
 def test_row_counts_of_a_constant() -> None:
     counts = row_counts(torch.full((2, 3), 7e9), Range(7e9, 7e9), 4)
     assert counts.sum(dim=1).tolist() == [3, 3]
+
+
+def test_a_sampled_mean_is_the_mean_over_a_share_of_the_images_that_is_drawn_by_their_ids() -> None:
+    many = random_activations(HEAD, 4000)
+    few = sampled(many, 0.25)
+    assert len(few) == pytest.approx(1000, abs=4 * (4000 * 0.25 * 0.75) ** 0.5)
+    assert set(sampled(many.select(torch.arange(len(many)).flip(0)), 0.25).ids or ()) == set(
+        few.ids or ()
+    )
+    statistic = SampledMean("features", share=0.25)
+    statistic.update(many)
+    torch.testing.assert_close(statistic.finalize(), few.features.mean(dim=0))
+    everything = SampledMean("features")
+    everything.update(many)
+    torch.testing.assert_close(everything.finalize(), many.features.mean(dim=0))
+
+
+def test_a_sample_without_any_image_has_no_mean() -> None:
+    statistic = SampledMean("features", share=0.0)
+    statistic.update(DATA)
+    with pytest.raises(NotEnoughImages, match="no training images"):
+        statistic.finalize()

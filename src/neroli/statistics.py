@@ -90,7 +90,22 @@ class Mean(Statistic[Tensor]):
         self._sum = total if self._sum is None else self._sum + total
 
     def finalize(self) -> Tensor:
-        return required(self._sum) / self._count
+        return required(self._sum if self._count else None) / self._count
+
+
+@dataclass
+class SampledMean(Mean):
+    """The mean over a share of the images, for quantities that cost much.
+
+    Args:
+        of: the quantity.
+        share: of the images, in 0..1, as ``sampled`` chooses them.
+    """
+
+    share: float = 1.0
+
+    def update(self, batch: Activations) -> None:
+        super().update(sampled(batch, self.share))
 
 
 @dataclass(frozen=True)
@@ -286,6 +301,17 @@ def keyed_hashes(batch: Activations, of: Quantity, seed: int) -> np.ndarray[Any,
     key = str(seed).encode()
     digests = b"".join(hashlib.blake2b(n, digest_size=8, key=key).digest() for n in names)
     return np.frombuffer(digests, dtype=">u8")
+
+
+def sampled(batch: Activations, share: float, seed: int = 0) -> Activations:
+    """The images of a batch that are among a share of all, whatever their order and batches.
+
+    A hash decides, as of ``Reservoir``. A batch may have none of them.
+    """
+    if share >= 1:
+        return batch
+    hashes = keyed_hashes(batch, "features", seed).astype(np.float64)
+    return batch.select(torch.from_numpy(hashes < share * 2.0**64))
 
 
 T = TypeVar("T")

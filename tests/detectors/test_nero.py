@@ -110,6 +110,20 @@ def test_a_head_without_bias_has_no_bias_term(head: LinearHead) -> None:
     assert NERO().fit(training, unbiased).bias_weight == 0
 
 
+def test_the_bias_weight_of_many_images_is_learned_from_a_sample_of_them(
+    head: LinearHead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = random_activations(head, 3000)
+    exact = NERO().fit(many, head).bias_weight
+    monkeypatch.setattr("neroli.detectors.nero._SAMPLE", 500)
+    estimate = NERO().fit(many, head).bias_weight
+    assert estimate != exact
+    torch.testing.assert_close(estimate, exact, rtol=0.1, atol=0)
+    torch.testing.assert_close(
+        NERO().fit(many.select(torch.arange(len(many)).flip(0)), head).bias_weight, estimate
+    )
+
+
 def test_impossible_settings_are_refused(training: Activations, head: LinearHead) -> None:
     with pytest.raises(InvalidInput, match="low_relevance_neurons is 175.*24 features"):
         NERO(low_relevance_neurons=175).fit(training, head)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,7 +25,7 @@ from neroli.detectors.shares import Shares
 from neroli.errors import InvalidInput
 from neroli.fitting import InProgress, Learning, in_step
 from neroli.head import LinearHead
-from neroli.statistics import Count, Reservoir, keyed_hashes
+from neroli.statistics import Count, Reservoir, sampled
 from neroli.taps import NOTHING, Requirements
 
 _PREDICTED = {"labels": "predicted"}  # so that no labels are needed
@@ -212,16 +211,13 @@ class _SomeScores(Reservoir):
     """A sample of scores, of which only a share of the images is scored at all.
 
     Args:
-        share: of the images, chosen by a hash.
+        share: of the images, in 0..1, as ``sampled`` chooses them.
     """
 
     share: float = 1.0
 
     def update(self, batch: Activations) -> None:
-        if self.share < 1:
-            hashes = keyed_hashes(batch, "features", self.seed).astype(np.float64)
-            batch = batch.select(torch.from_numpy(hashes < self.share * 2.0**64))
-        super().update(batch)
+        super().update(sampled(batch, self.share, self.seed))
 
 
 def _listed(phrases: Sequence[str]) -> str:
