@@ -3,9 +3,9 @@
     python benchmarks/explanations.py [--network resnet20] [--images 100] [--tests places]
 
 Parts: what a deviation is made of. Pixels: what happens as the most relevant blocks are deleted.
-Neurons: what happens to the score as those with the largest shares become usual. Weights: do maps
-change when the network is randomised? Places: is a pasted patch found? Intervals (95 %) are over
-images. Trained on CIFAR-10; guards are fitted on ``--training`` training images.
+Neurons: what happens to the score as those with the largest shares or deviations become usual.
+Weights: do maps change when the network is randomised? Places: is a pasted patch found? Intervals
+(95 %) are over images. Trained on CIFAR-10; guards are fitted on ``--training`` training images.
 """
 
 from __future__ import annotations
@@ -33,14 +33,17 @@ from explained import (
 from faithfulness import interval, shown, table
 from torch import Tensor
 
-from neroli import Activations, Classifier
-from neroli.detectors import Detector
-from neroli.explain import neurons_of, of_prediction, propagate
+from neroli import Activations, Classifier, fit
+from neroli.detectors import DEFAULT, Detector, create
+from neroli.explain import Reference, neurons_of, of_prediction, propagate
 
 STAGES = {  # from the head downwards
     "resnet20": ("linear", "layer3", "layer2", "layer1", "conv1"),
     "densenet100": ("fc", "block3", "block2", "block1", "conv1"),
 }
+
+SUMS = ("line", "energy", "cadref", "relative_mahalanobis", "vim", DEFAULT)
+"""Other detectors whose score is a sum over neurons, of which these are tested."""
 
 
 def pixels(subject: Subject) -> Iterator[str]:
@@ -109,7 +112,11 @@ def neurons(subject: Subject) -> Iterator[str]:
     steps = (at * size).round().long()
     five = int((at == 0.05).nonzero()[0])
     rows: dict[str, list[str]] = {}
-    for name, (detector, reference) in subject.detectors.items():
+    more: list[Detector] = [create(name) for name in SUMS]
+    references = [Reference(detector) for detector in more]
+    fit([*more, *references], subject.training, head)
+    added = {d.name: (d, r) for d, r in zip(more, references, strict=True)}
+    for name, (detector, reference) in (subject.detectors | added).items():
         for images in subject.outside.values():
             batch = run_of(subject.classifier, images)
             found = neurons_of(detector, reference, batch)
@@ -128,15 +135,17 @@ def neurons(subject: Subject) -> Iterator[str]:
                 curve = measure.neuron_curve(
                     run, batch.features, means[found.classes], values, steps
                 )
+                fall = curve[0] - curve[-1]
                 rows.setdefault(f"{name}: {order}", []).extend(
                     [
-                        shown(interval(measure.area(curve, steps / size), curve[0])),
-                        shown(interval(curve[0] - curve[five], curve[0])),
+                        shown(interval(measure.area(curve - curve[-1], steps / size), fall)),
+                        shown(interval(curve[0] - curve[five], fall)),
                     ]
                 )
     columns = [f"{name}: {what}" for name in subject.outside for what in ("area", "gone after 5 %")]
-    yield "Score as neurons become usual, over the score at first\n\n" + table(
-        "order", columns, rows
+    yield (
+        "Score as neurons become usual: above that of all usual, over what it is at first\n\n"
+        + table("order", columns, rows)
     )
 
 

@@ -20,10 +20,9 @@ def test_the_summary_is_two_plain_sentences() -> None:
     assert given.explanation().summary == (
         "Flagged as out of distribution: it is predicted polyp with probability 0.81, but its "
         "score is above the threshold, which allows at most 5% false alarms (at most about 1.2% of "
-        "in-distribution images score as high). Neurons 0 and 1 make up 100% of what neurons add "
-        "to the score; 50% of what differs from the usual for polyp is evidence weaker than usual "
-        "(50% lies in neurons silent here, which no pixel can show), centred in the upper left of "
-        "the image."
+        "in-distribution images score as high). Neurons 0 and 1 make up 100% of what differs "
+        "from the usual for polyp; 50% of it is evidence weaker than usual (50% lies in neurons "
+        "silent here, which no pixel can show), centred in the upper left of the image."
     )
 
 
@@ -41,7 +40,7 @@ def test_an_image_that_is_not_flagged_says_so_whatever_its_p_value() -> None:
         (
             [0.0, 1.0],
             [True] * 2,
-            "100% of what differs from the usual for polyp is evidence weaker ",
+            "100% of it is evidence weaker ",
         ),
         ([3.0, 2.0], [True] * 2, "is evidence stronger than usual"),
         ([0.0, 0.5], [False, True], "(67% lies in neurons silent here, which no"),
@@ -69,17 +68,23 @@ def test_the_class_compared_with_is_said_where_it_is_another() -> None:
 
 def test_a_class_without_training_images_is_compared_with_all() -> None:
     text = given.explanation(compared_images=0).summary
-    assert "usual for all classes (no training image was predicted polyp) is evidence" in text
+    assert "usual for all classes (no training image was predicted polyp); 50% of it" in text
 
 
-def test_without_shares_neurons_differ_most_and_none_may_differ() -> None:
-    plain = given.neurons([2.0, 0.0, 0.0], [0.0, 0.0, 1.0], None, [True] * 3)
-    assert "Neurons 0, 2 and 1 differ most; " in given.explanation(neurons=plain).summary
+def test_the_neurons_that_differ_most_are_named_whatever_they_add_to_the_score() -> None:
+    plain = given.neurons([2.0, 0.5, 0.0, 1.0], [0.0, 0.0, 1.0, 1.0], None, [True] * 4)
+    says = "Neurons 0, 2 and 1 make up 100% of what differs from the usual for polyp; "
+    assert says in given.explanation(neurons=plain).summary
+    against = given.neurons([2.0, 0.5, 0.0, 1.0], [0.0, 0.0, 1.0, 1.0], [-1.0, 0, 2, 9], [True] * 4)
+    assert says in given.explanation(neurons=against).summary
+    one = given.neurons([1.0, 3.0], [1.0, 1.0], None, [True] * 2)
+    assert "Neuron 1 makes up 100% of what" in given.explanation(neurons=one).summary
+
+
+def test_where_no_neuron_differs_that_is_said() -> None:
     usual = given.neurons([1.0, 1.0], [1.0, 1.0], None, [True] * 2)
     text = given.explanation(neurons=usual).summary
     assert text.endswith("No neuron differs from what is usual for polyp.")
-    against = given.neurons([1.0, 1.0], [1.0, 0.0], [-1.0, -2.0], [True] * 2)
-    assert "No neuron raises the score; " in given.explanation(neurons=against).summary
 
 
 @pytest.mark.parametrize("side", [3, 4, 7, 32])

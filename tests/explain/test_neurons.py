@@ -48,7 +48,7 @@ def test_evidence_and_what_is_usual_in_loops(
         assert float(found.missing[i]) == pytest.approx(size[silent].sum() / size.sum())
     assert found.shares is not None
     torch.testing.assert_close(found.shares.score, detector.score(new))
-    best = found.shares.neurons[0].argsort(descending=True)[:3]
+    best = found.deviation[0].abs().argsort(descending=True)[:3]
     assert found.top(3)[0].tolist() == best.tolist()
 
 

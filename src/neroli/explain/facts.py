@@ -67,7 +67,7 @@ class NeuronRow:
 
 
 def neuron_rows(explanation: Explanation, most: int | None = None) -> list[NeuronRow]:
-    """The neurons that matter most, at most so many of those that the explanation names."""
+    """The neurons that differ most, at most so many of those that the explanation names."""
     neurons = explanation.neurons
     count = explanation.top if most is None else min(most, explanation.top)
     added = 0.0 if neurons.shares is None else float(neurons.shares.neurons[0].clamp(min=0).sum())

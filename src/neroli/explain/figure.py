@@ -134,7 +134,7 @@ def _neurons(axes: Axes, rows: Sequence[NeuronRow], explanation: Explanation) ->
     axes.grid(axis="x", alpha=0.3)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
-    heading = "The neurons that matter most, beside what is usual for "
+    heading = "The neurons that differ most, beside what is usual for "
     heading = "\n".join(_wrapped(heading + plain(wording.beside(explanation)), 95, 2))
     _write(axes, 0.5, 1.02, heading, axes.transAxes, ha="center", va="bottom", fontsize=10)
     axes.set_xlabel("evidence: left of zero, it speaks against the class", fontsize=9)

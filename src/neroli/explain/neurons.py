@@ -84,14 +84,14 @@ class Neurons:
         return torch.where(total > 0, silent / total.where(total > 0, 1.0), 0.0)
 
     def top(self, count: int = 10) -> Tensor:
-        """The neurons that matter most, ``[N, count]``, by share of the score or by deviation.
+        """The neurons that differ most from what is usual, ``[N, count]``, the largest first.
 
-        By deviation where shares are not known, or are a sum only as long as something else stays
-        as it is: of NERO's, replacing those that deviate lowers the score faster.
+        Not those with the largest shares: what makes a score high is mostly evidence that is weaker
+        than usual, and a neuron that is silent has no share in an energy. Of the detectors whose
+        score is a sum over neurons none falls as fast in the order of its shares (docs/benchmarks).
         """
-        known = self.shares is not None and not self.shares.given
-        size = self.shares.neurons if known and self.shares else self.deviation.abs()
-        return size.topk(min(count, size.shape[1]), dim=1).indices
+        order = self.deviation.abs().argsort(dim=1, descending=True, stable=True)
+        return order[:, :count]
 
     def to_dict(self, row: int, count: int = 10) -> dict[str, Any]:
         """One image's top neurons for JSON, with their figures."""

@@ -79,29 +79,23 @@ def _reason(explanation: Explanation) -> str:
         return f"No neuron differs from what is usual for {compared}."
     if explanation.compared_images and explanation.compared_name != explanation.predicted_name:
         compared += " (not the predicted class, but the one whose usual pattern is nearest)"
-    return f"{_leading(neurons)}; {_seen(neurons, compared, explanation.where)}."
+    return f"{_leading(neurons, compared)}; {_seen(neurons, explanation.where)}."
 
 
-def _leading(neurons: Neurons) -> str:
-    """The neurons that matter most, and how much they do."""
-    top = neurons.top(_NAMED)[0].tolist()
-    if neurons.shares is None:
-        return f"{_listed(top)} {'differs' if len(top) == 1 else 'differ'} most"
-    shares = neurons.shares.neurons[0]
-    top = [neuron for neuron in top if float(shares[neuron]) > 0]
-    if not top:
-        return "No neuron raises the score"
-    part = float(shares[top].sum() / shares.clamp(min=0).sum())
+def _leading(neurons: Neurons, compared: str) -> str:
+    """The neurons that differ most, and how much they do."""
+    size = neurons.deviation[0].abs()
+    top = [neuron for neuron in neurons.top(_NAMED)[0].tolist() if float(size[neuron])]
+    part = percentage(float(size[top].sum() / size.sum()))
     verb = "makes" if len(top) == 1 else "make"
-    return f"{_listed(top)} {verb} up {percentage(part)} of what neurons add to the score"
+    return f"{_listed(top)} {verb} up {part} of what differs from the usual for {compared}"
 
 
-def _seen(neurons: Neurons, compared: str, where: str) -> str:
+def _seen(neurons: Neurons, where: str) -> str:
     """Whether evidence is weaker or stronger than usual, and where in the image."""
     weaker, missing = float(neurons.weaker[0]), float(neurons.missing[0])
     share, kind = (weaker, "weaker") if weaker >= 0.5 else (1 - weaker, "stronger")
-    text = f"{percentage(share)} of what differs from the usual for {compared} is evidence {kind} "
-    text += "than usual"
+    text = f"{percentage(share)} of it is evidence {kind} than usual"
     if missing == 1:
         return f"{text}, all of it in neurons silent here, which no pixel can show"
     if missing >= 0.005:
