@@ -32,6 +32,7 @@ from default_suites import (
     scored,
     views_of,
 )
+from layer_relevance import layer_deviations
 from numpy.typing import NDArray
 
 from neroli.detectors import DEFAULT, Detector, Views, create
@@ -42,6 +43,13 @@ from neroli.metrics import auroc, fpr95
 LEFT_OUT = ("weiper_kld", "itp", "corp", DEFAULT)
 """Detectors that take minutes, and the default, which is made of the others here."""
 RECIPE = ("cadref", "line", "relative_mahalanobis", "vim")
+ALL_LAYERS = "multi_layer_mahalanobis"
+MIDDLE = "middle_layer"
+"""The same of the layer in the middle alone."""
+RELEVANCE = "relevance_of_middle_layer"
+"""How unusual the relevance there is."""
+PROPAGATED = ("cifar10-resnet20", "medical-mnist")
+"""Suites on which relevance is taken to earlier layers, which runs the network backwards."""
 RESAMPLES = 1000
 
 
@@ -111,6 +119,12 @@ def highest(scores: Array) -> Array:
     return scores.max(axis=0)
 
 
+def raised_by_last(scores: Array) -> Array:
+    """The mean of all but the last, which raises it where it is beyond 2."""
+    members = scores[:-1]
+    return members.mean(axis=0) + np.maximum(scores[-1] - 2, 0) / len(members)
+
+
 def softly_highest(scores: Array) -> Array:
     return np.asarray(np.log(np.exp(scores).sum(axis=0)))
 
@@ -151,10 +165,19 @@ def experiments(singles: Sequence[str]) -> list[Combination]:
     found += [
         Combination(members, on="test", said="units of held-out images") for members in others
     ]
-    for weight in (1.0, 0.5):
-        members = (*RECIPE, "multi_layer_mahalanobis")
-        weights = (*(1.0,) * len(RECIPE), weight)
-        found.append(Combination(members, weights, on="test", said=f"earlier layers, {weight:g} x"))
+    for extra, said in (
+        (ALL_LAYERS, "features of all layers"),
+        (MIDDLE, "features of a middle layer"),
+        (RELEVANCE, "relevance at a middle layer"),
+    ):
+        members = (*RECIPE, extra)
+        half = (*(1.0,) * len(RECIPE), 0.5)
+        found += [
+            Combination((extra,), said=f"{said} alone"),
+            Combination(members, said=said),
+            Combination(members, half, said=f"{said}, half as heavy"),
+            Combination(members, rule=raised_by_last, said=f"{said}, where it is beyond 2"),
+        ]
     return found
 
 
@@ -205,9 +228,16 @@ def chosen(options: argparse.Namespace, found: dict[str, Any]) -> str:
     suites = []
     for name in CHOOSING:
         folder = benchmarked(name, options.data, options.folder)
-        layers = {"multi_layer_mahalanobis": {"layers": layers_of(folder)}}
-        suites.append(scored(folder, {n: create(n, **layers.get(n, {})) for n in names}))
-    everywhere = [name for name in names if all(name in suite.scores for suite in suites)]
+        layers = layers_of(folder)
+        middle = layers[(len(layers) - 1) // 2]
+        subjects = {n: create(n) for n in names if n != ALL_LAYERS}
+        subjects[ALL_LAYERS] = create(ALL_LAYERS, layers=layers)
+        subjects[MIDDLE] = create(ALL_LAYERS, layers=(middle,))
+        suites.append(suite := scored(folder, subjects))
+        if name in PROPAGATED:
+            file = options.folder / f"{name}.toml"
+            suite.scores[RELEVANCE] = layer_deviations(file, middle, options.data, folder)
+    everywhere = [n for n in names if all(n in suite.scores for suite in suites)]
     alone = {n: [mean_fpr(s, Combination((n,))) or 0.0 for s in suites] for n in everywhere}
     order = sorted(alone, key=lambda name: np.mean(alone[name]))
     print("| detectors | |", " | ".join(CHOOSING), "| mean | ÷ baseline |")
