@@ -71,6 +71,6 @@ def test_what_a_part_of_the_flagged_images_says_is_said_to_be_of_a_part() -> Non
     half = Decisions("g", 460, 40, flagged_ood=20)
     assert "within the 5.0% promised" in half.judged(0.05)
     assert half.judged(0.05).endswith(half.caveat)
-    assert "the 20 images reviewed are like the other 20 flagged" in half.caveat
+    assert "only if what was reviewed is like the other 20 flagged" in half.caveat
     assert Decisions("g", 460, 40, flagged_ood=39, flagged_fine=1).caveat == ""
     assert Decisions("g", 460, 40).caveat == ""

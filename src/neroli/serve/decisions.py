@@ -82,8 +82,8 @@ class Decisions:
         if not (self.decided and others):
             return ""
         return (
-            f"This holds only if the {self.decided:,} image{'' if self.decided == 1 else 's'} "
-            f"reviewed are like the other {others:,} flagged: review in random order, or all."
+            f"This holds only if what was reviewed is like the other {others:,} flagged: review in "
+            "random order, or all."
         )
 
     def judged(self, promised: float) -> str:
