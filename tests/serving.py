@@ -135,6 +135,7 @@ def serving(
 
     server = uvicorn.Server(process_of(create_app(settings, load or opened)))
     listener = bound_to(Settings(port=0))
+    listener.listen()  # who connects before the server runs waits, as with the command
     address = f"http://127.0.0.1:{listener.getsockname()[1]}"
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()

@@ -36,6 +36,7 @@ def test_it_counts_what_was_scored_flagged_and_decided(file: Path) -> None:
     assert f"Guard {GUARD}: 200 images scored, 10 flagged, 5 of these decided" in result.stdout
     assert "of ordinary images 4.0% are flagged" in result.stdout
     assert "with 95% confidence" in result.stdout
+    assert "only if what was reviewed is like the other 5 flagged" in result.stdout
 
 
 def test_it_exports_every_record_with_its_decision(file: Path, tmp_path: Path) -> None:

@@ -102,6 +102,14 @@ def test_nothing_but_broken_images_is_an_error(client: Client) -> None:
     }
 
 
+def test_a_lone_image_is_not_counted(client: Client) -> None:
+    odd = encoded(Image.new("RGB", (9, 8)))
+    for image, reason in ((b"", "The image is empty (0 bytes)."), (odd, "The image is 9x8 ")):
+        for path in ("/v1/score", "/v1/explain"):
+            message = client.post(path, json=as_json(image)).json()["error"]["message"]
+            assert message.startswith(reason)
+
+
 def test_an_explanation_is_that_of_the_guard_and_not_recorded(client: Client) -> None:
     picture = colour_pictures(1)[0]
     recorded = records_in(client)

@@ -190,6 +190,20 @@ def test_a_kept_image_is_explained_on_its_own_page(page: playwright.Page, server
     assert "Which neurons" in page.inner_text("#more")
 
 
+def test_why_a_kept_image_is_not_explained_is_said(
+    chromium: playwright.Browser, server: Client
+) -> None:
+    page = chromium.new_page(base_url=server.address)
+    server.post("/v1/score", files={"image": unusual_picture()})
+    (found,) = server.state.records.queue().records
+    refused = {"status": 503, "content_type": "text/html", "body": "<p role=alert>Too many.</p>"}
+    page.route("**/explanation", lambda route: route.fulfill(**refused))
+    page.goto(f"/records/{found.id}")
+    page.wait_for_selector("text=Too many.")
+    assert page.inner_text("#why [data-wait]") == "Explain this image (Too many.)"
+    page.close()
+
+
 @pytest.mark.parametrize("width", [400, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_no_page_is_wider_than_the_window(

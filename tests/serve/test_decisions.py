@@ -64,3 +64,13 @@ def test_the_promise_is_judged() -> None:
     assert "with 95% confidence" in broken
     assert "within the 5.0%" in Decisions("g", 1000, 20, flagged_fine=20).judged(0.05)
     assert "still open" in Decisions("g", 100, 5, flagged_fine=5).judged(0.05)
+
+
+def test_what_a_part_of_the_flagged_images_says_is_said_to_be_of_a_part() -> None:
+    """The most unusual half of 40 was reviewed, all of it OOD; the other half may be fine."""
+    half = Decisions("g", 460, 40, flagged_ood=20)
+    assert "within the 5.0% promised" in half.judged(0.05)
+    assert half.judged(0.05).endswith(half.caveat)
+    assert "only if what was reviewed is like the other 20 flagged" in half.caveat
+    assert Decisions("g", 460, 40, flagged_ood=39, flagged_fine=1).caveat == ""
+    assert Decisions("g", 460, 40).caveat == ""

@@ -284,6 +284,18 @@ def test_of_images_that_come_together_or_again_it_takes_one(tmp_path: Path) -> N
     assert Drift.from_dict(drift.to_dict()).to_dict() == drift.to_dict()
 
 
+@pytest.mark.parametrize("apart", [0.0, 10.0])
+def test_images_written_out_of_turn_or_after_the_clock_was_set_back_are_taken(
+    tmp_path: Path, apart: float
+) -> None:
+    records = opened(tmp_path)
+    times = [1000.0, 999.9, 999.8, 500.0, 500.1, 520.0]  # requests end in another order than begin
+    records.add([scored(at=at, p_value=0.5, is_ood=False) for at in times])
+    drift = Drift(99, apart=apart)
+    assert drift.follow(records, GUARD) == (3 if apart else 6)
+    assert drift.taken_at == 520.0
+
+
 def test_with_thresholds_for_each_class_each_is_compared_with_its_own_images() -> None:
     draw = torch.Generator().manual_seed(8)
     predictions = torch.arange(3).repeat_interleave(torch.tensor([100, 60, 5]))

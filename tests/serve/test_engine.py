@@ -142,6 +142,9 @@ def test_an_image_that_does_not_suit_the_network_is_refused_with_the_reason() ->
     refused, scored = with_engine(Settings(), lambda engine: engine.each(odd, "r"))
     assert refused.status == 422 and "is 9x8 pixels after preprocessing" in str(refused)
     assert scored.score == pytest.approx(verdicts_of(colour_pictures(1))["score"][0], rel=1e-5)
+    with pytest.raises(Refused, match="is 9x8 pixels after preprocessing") as unexplained:
+        with_engine(Settings(), lambda engine: engine.explain(odd[0]))
+    assert unexplained.value.status == 422
 
 
 def test_explanations_wait_for_images_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,8 @@ def test_images_are_judged_and_explained_without_heat_maps(tmp_path: Path) -> No
     with serving(tmp_path, guard=guard) as client:
         told = client.post("/v1/explain", files={"image": unusual_picture()}).json()
         parts = {"token": (None, FORM_TOKEN), "image": ("a.png", unusual_picture(), "image/png")}
-        page = Checked(client.post("/", files=parts).text)
+        said = client.post("/", files=parts).text
+    page = Checked(said)
     assert (
         told["maps"]["picture"] and told["maps"]["prediction"] is told["maps"]["deviation"] is None
     )
@@ -39,5 +40,6 @@ def test_images_are_judged_and_explained_without_heat_maps(tmp_path: Path) -> No
     top = told["explanation"]["neurons"]["top"]
     assert len(top) == 10 and top[0]["evidence"] != 0
     assert "out of distribution" in page.text
+    assert '<div class="stack enlarged-pictures"><img' in said  # not 8 pixels wide
     assert "without heat maps, which need the network itself" in page.text
     assert not [each for each in page.all("input") if each.get("name") == "map"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,18 @@ from neroli.serve.settings import Settings
 from serving import serving
 
 schemathesis = pytest.importorskip("schemathesis")
+
+
+def test_everything_that_the_description_refers_to_is_in_it(tmp_path: Path) -> None:
+    with serving(tmp_path, Settings()) as client:
+        described = client.get("/openapi.json").json()
+    references = re.findall(r"'\$ref': '#/([^']*)'", str(described))
+    assert len(references) > 10
+    for reference in references:
+        found = described
+        for part in reference.split("/"):
+            assert part in found, reference
+            found = found[part]
 
 
 def test_nothing_that_the_description_allows_breaks_the_server(tmp_path: Path) -> None:

@@ -188,7 +188,9 @@ def test_the_head_of_a_page_can_be_asked_for_alone(browser: httpx.Client) -> Non
 def test_an_alarm_is_on_every_page(browser: httpx.Client, server: Client) -> None:
     server.state.drift.update([1 / 121] * 400, [True] * 400)
     for path in ("/", "/queue", "/guard"):
-        assert "Drift alarm." in browser.get(path).text
+        page = browser.get(path).text
+        assert "Drift alarm." in page
+        assert "only if they are as they should be, calibrate again on such" in page
 
 
 def test_an_alarm_is_reset_by_a_form_of_the_server_alone(

@@ -25,8 +25,8 @@ def test_the_queue_shows_every_flagged_record_once(server: Client, browser: http
     while address:
         page = browser.get(address).text
         seen += items(page)
-        older = re.search(r'<a href="([^"]*)" rel="next">', page)
-        address = older[1].replace("&amp;", "&") if older else ""
+        following = re.search(r'<a href="([^"]*)" rel="next">', page)
+        address = following[1].replace("&amp;", "&") if following else ""
     assert seen == ids  # the lowest p-values first
 
 

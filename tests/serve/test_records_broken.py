@@ -161,6 +161,26 @@ def test_damage_inside_is_named_when_it_is_met(tmp_path: Path) -> None:
         list(opened(tmp_path).p_values())
 
 
+def test_room_for_next_to_nothing_is_none(tmp_path: Path) -> None:
+    records = opened(tmp_path, keep_images=True)
+    noise = np.random.default_rng(0).integers(0, 255, (100, 100, 3), dtype=np.uint8)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    left = (tmp_path / "records.sqlite-wal").stat().st_size + 20_000  # some pages of the log
+    resource.setrlimit(resource.RLIMIT_FSIZE, (left, limits[1]))
+    try:
+        for check in (
+            lambda: records.add([scored()], [Image.fromarray(noise)]),
+            records.check_writable,
+        ):
+            with pytest.raises(RecordsError, match="is the disk full"):
+                check()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    records.check_writable()
+    assert records.load_state("written") is None  # what was tried is not kept
+    records.close()
+
+
 @pytest.mark.parametrize("how", ["moved", "deleted", "replaced"])
 def test_records_that_are_no_longer_in_their_place_are_neither_written_nor_read(
     tmp_path: Path, how: str

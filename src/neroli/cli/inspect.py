@@ -31,13 +31,15 @@ def inspect(
 
 
 def _text(manifest: Manifest, examples: dict[str, int]) -> str:
+    from neroli.detectors.about import setting
+
     classifier, training, calibration = (
         manifest.classifier,
         manifest.training,
         manifest.calibration,
     )
     source = manifest.model_source
-    settings = ", ".join(f"{k}={v}" for k, v in manifest.detector.hyperparameters.items())
+    settings = ", ".join(f"{k}={setting(v)}" for k, v in manifest.detector.hyperparameters.items())
     accuracy = "unknown" if training.accuracy is None else f"{training.accuracy:.2%}"
     names = classifier.class_names or [str(c) for c in range(classifier.num_classes)]
     lines = {

@@ -43,6 +43,7 @@ def records(
                     "observed_false_alarm_rate": each.false_alarm_rate,
                     "interval": each.interval,
                     "confidence": CONFIDENCE,
+                    "caveat": each.caveat,
                 }
                 for each in found
             ],
@@ -65,7 +66,7 @@ def _text(facts: dict[str, Any]) -> str:
                 f"; of ordinary images {guard['observed_false_alarm_rate']:.1%} are flagged "
                 f"({low:.1%} to {high:.1%} with {guard['confidence']:.0%} confidence)"
             )
-        lines.append(f"{line}.")
+        lines.append(f"{line}. {guard['caveat']}".strip())
     if facts["exported"]:
         lines.append(f"Wrote {facts['exported']['rows']:,} rows to {facts['exported']['table']}.")
     return "\n".join(lines) or "Nothing was recorded so far."

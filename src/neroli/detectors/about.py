@@ -105,3 +105,20 @@ class Hyperparameter:
         if self.limits is None or value is None or self.limits.allow(value):
             return
         raise InvalidInput(f"{self.name} must be {self.limits}, got {value}.")
+
+
+def setting(value: Any) -> str:
+    """The value of a hyper-parameter in words; of a detector, its name and what is set of it.
+
+    Args:
+        value: as ``Detector.hyperparameters`` has it.
+    """
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(setting, value)) or "none"
+    if isinstance(value, dict) and value.keys() == {"name", "hyperparameters"}:
+        given = value["hyperparameters"].items()
+        own = ", ".join(f"{name} {setting(one)}" for name, one in given if one is not None)
+        return f"{value['name']} ({own})" if own else str(value["name"])
+    return "not set" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

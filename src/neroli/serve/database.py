@@ -15,6 +15,8 @@ from neroli.serve.schema import BUSY_SECONDS, connect, explained, open_writer, s
 
 PAGES_FREED = 256
 """Pages of the file that are given back at a time."""
+ROOM = 2**18
+"""Bytes that must fit before writing counts as possible again: a few images' worth."""
 
 
 class _Change:
@@ -88,7 +90,7 @@ class Database:
     def check_writable(self) -> None:
         """Do nothing if changes can be written, as far as is known without waiting.
 
-        Where the last one failed, it is tried with an empty one.
+        Where the last one failed, it is tried with one as large as those of some images.
 
         Raises:
             RecordsError: if they cannot be.
@@ -102,8 +104,10 @@ class Database:
                 raise RecordsError(f"The records {str(self.path)!r} could not be written to yet.")
             try:
                 self._writer.execute("PRAGMA busy_timeout = 0")
-                with transaction(self._writer):
-                    self._writer.execute("INSERT OR REPLACE INTO state VALUES ('written', 'null')")
+                for tried in (" " * ROOM, "null"):
+                    with transaction(self._writer):
+                        query = "INSERT OR REPLACE INTO state VALUES ('written', ?)"
+                        self._writer.execute(query, [tried])
                 self._failed = False
             finally:
                 self._writer.execute(f"PRAGMA busy_timeout = {1000 * BUSY_SECONDS:.0f}")

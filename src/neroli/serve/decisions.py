@@ -75,6 +75,17 @@ class Decisions:
         reviewed = self.decided / self.flagged if self.flagged else 1.0
         return low / (low + (1 - low) * reviewed), high / (high + (1 - high) * reviewed)
 
+    @property
+    def caveat(self) -> str:
+        """What the rate takes for granted of flagged images without a decision; empty if none."""
+        others = self.flagged - self.decided
+        if not (self.decided and others):
+            return ""
+        return (
+            f"This holds only if what was reviewed is like the other {others:,} flagged: review in "
+            "random order, or all."
+        )
+
     def judged(self, promised: float) -> str:
         """One sentence on whether the threshold keeps the false-alarm rate it promises.
 
@@ -89,10 +100,12 @@ class Decisions:
             f"{CONFIDENCE:.0%} confidence)"
         )
         if low > promised:
-            return (
+            said = (
                 f"{observed}, more than the {promised:.1%} promised: ordinary images are no longer "
                 "like the calibration images; calibrate again on recent ones."
             )
-        if high <= promised:
-            return f"{observed}, within the {promised:.1%} promised."
-        return f"{observed}; whether that is within the {promised:.1%} promised is still open."
+        elif high <= promised:
+            said = f"{observed}, within the {promised:.1%} promised."
+        else:
+            said = f"{observed}; whether that is within the {promised:.1%} promised is still open."
+        return f"{said} {self.caveat}".strip()

@@ -178,7 +178,8 @@ class Drift:
         count = 0
         for arrival in records.arrivals(self.row, guard):
             self.row = arrival.row
-            if arrival.at >= self.taken_at + self.apart:
+            # neither way in time: requests end out of turn, and clocks are set back
+            if abs(arrival.at - self.taken_at) >= self.apart:
                 self.update([arrival.p_value], [arrival.is_ood], [arrival.predicted_class])
                 self.taken_at = arrival.at
                 count += 1

@@ -24,7 +24,10 @@ def alarm_text(drift: Drift) -> str:
     if not reasons:
         return ""
     what = " and ".join(reasons)
-    return f"{what[0].upper()}{what[1:]}: look at recent images, and calibrate again on such."
+    return (
+        f"{what[0].upper()}{what[1:]}. Look at recent images; only if they are as they should be, "
+        "calibrate again on such."
+    )
 
 
 def drift_facts(drift: Drift) -> dict[str, Any]:

@@ -163,9 +163,13 @@ class Engine:
             if self._explaining >= self.settings.limits.explanations:
                 raise Refused(503, "Too many explanations are waiting: try again soon.", 5.0)
             self._explaining += 1
-            self._explanations.append((upload, explained))
-            self._changed.notify_all()
         try:
+            prepared = await self.aside(self._prepared, upload)
+            if isinstance(prepared, Refused):  # the network may take it, but was not calibrated so
+                raise prepared
+            with self._changed:
+                self._explanations.append((upload, explained))
+                self._changed.notify_all()
             return await asyncio.wrap_future(explained)
         finally:
             with self._changed:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from neroli import __version__
+from neroli.detectors.about import setting
 from neroli.explain.facts import plain
 from neroli.explain.wording import percentage
 from neroli.serve.page_charts import calibration_chart
@@ -65,7 +66,7 @@ def _method(guard: Guard) -> Facts:
         ("Detector", f"{detector.name}{paper}"),
         ("Measures", detector.measures),
         *(
-            (h.name, f"{_setting(settings[h.name])} ({h.meaning})")
+            (h.name, f"{setting(settings[h.name])} ({h.meaning})")
             for h in detector.declared()
             if h.name in settings
         ),
@@ -76,12 +77,6 @@ def _method(guard: Guard) -> Facts:
         ),
         ("Preprocessing", str(classifier.preprocessing or "none")),
     ]
-
-
-def _setting(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return "not set" if value is None else str(value)
 
 
 def _calibration(guard: Guard) -> Facts:

@@ -158,7 +158,7 @@ def inference_protocol(state: State) -> APIRouter:
     body = {
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": Inference.model_json_schema()}},
+            "content": {"application/json": {"schema": _schema()}},
         }
     }
     for path in ("/models/{name}", "/models/{name}/versions/{version}"):
@@ -166,6 +166,23 @@ def inference_protocol(state: State) -> APIRouter:
         router.add_api_route(f"{path}/ready", model_ready, methods=["GET"])
         router.add_api_route(f"{path}/infer", infer, methods=["POST"], openapi_extra=body)
     return router
+
+
+def _schema() -> Any:
+    """The schema of a request in one piece: clients find no definitions inside of a description."""
+    whole = Inference.model_json_schema()
+    definitions = whole.pop("$defs")
+
+    def inlined(part: Any) -> Any:
+        if isinstance(part, list):
+            return [inlined(one) for one in part]
+        if not isinstance(part, dict):
+            return part
+        if "$ref" in part:
+            return inlined(definitions[part["$ref"].rpartition("/")[2]])
+        return {name: inlined(one) for name, one in part.items()}
+
+    return inlined(whole)
 
 
 def _read(body: bytes, limits: Limits) -> tuple[Inference, list[bytes | Upload]]:

@@ -22,10 +22,10 @@ LONGEST_NAME = 60
 _VERDICTS = {"flagged": "flagged", "all": "all images"}
 _REVIEWS = {"all": "reviewed or not", "undecided": "not reviewed yet", "decided": "reviewed"}
 _ORDERS = {
-    "p_value": "most unusual first",
-    "newest": "newest first",
-    "oldest": "oldest first",
-    "random": "in random order",
+    "p_value": "most unusual",
+    "newest": "newest",
+    "oldest": "oldest",
+    "random": "random",
 }
 
 

@@ -89,8 +89,8 @@ class Site:
             ],
             "nothing": chosen.nothing,
             "longest_name": LONGEST_NAME,
-            "newest": chosen.address(after="") if chosen.after else "",
-            "older": chosen.address(after=found.next) if found.next else "",
+            "first": chosen.address(after="") if chosen.after else "",
+            "following": chosen.address(after=found.next) if found.next else "",
             "back": chosen.address().partition("?")[2],
         }
 

@@ -217,7 +217,8 @@ class State:
         if refusals and (whole or len(refusals) == len(results)):
             self.metrics.refused(len(refusals))
             position, first = refusals[0]
-            raise Refused(first.status, f"Image {position} of {len(results)} (from 0): {first}")
+            which = f"Image {position} of {len(results)} (from 0): " if len(results) > 1 else ""
+            raise Refused(first.status, f"{which}{first}", first.retry_after)
 
     def _record(self, scored: Sequence[Scored], pictures: Sequence[Any], failures: int) -> None:
         """Record images, unless that failed for others while these waited for their turn."""

@@ -6,7 +6,8 @@ const said = document.getElementById("said");
 /* The page that the server answers with. Most of what it refuses comes as a page too. */
 async function answer(address, options) {
   const response = await fetch(address, { credentials: "same-origin", ...options });
-  if (response.status === 401) location.assign("/login");
+  const out = response.redirected && new URL(response.url).pathname === "/login";
+  if (out || response.status === 401) location.assign("/login");
   if (!response.headers.get("content-type").startsWith("text/html")) throw new Error((await response.json()).error.message);
   return new DOMParser().parseFromString(await response.text(), "text/html");
 }
@@ -91,12 +92,12 @@ async function explained(why) {
   const link = wait.firstElementChild;
   wait.replaceChildren(wait.dataset.wait);
   try {
-    replaced(await answer(why.dataset.explain), ["lead", "why", "more"]);
-    for (const part of document.querySelectorAll("[data-script]")) part.hidden = false;
-for (const part of document.querySelectorAll("[data-plain]")) part.hidden = true;
-readied(document);
-  } catch {
-    wait.replaceChildren(link);
+    const page = await answer(why.dataset.explain);
+    if (!page.getElementById("why")) throw new Error(page.querySelector("[role=alert]")?.textContent);
+    replaced(page, ["lead", "why", "more"]);
+    readied(document.getElementById("why"));
+  } catch (error) {
+    wait.replaceChildren(link, ` (${reason(error)})`);
   }
 }
 
