@@ -303,17 +303,6 @@ def test_without_corrupted_images_classes_left_out_alone_rank(
     assert choice.remarks[0].startswith("Classes left out alone rank")
 
 
-def test_few_held_out_images_are_said_to_be_few(
-    head: LinearHead, training: Activations, held_out: Activations, spoiled: Activations
-) -> None:
-    def remarks(images: int) -> list[str]:
-        few = held_out.select(torch.arange(images))
-        return choose(head, training, few, spoiled, ["msp"], default="energy").remarks
-
-    assert remarks(60)[-1].startswith("Only 60 held-out images: ")
-    assert not any("held-out images: " in each for each in remarks(120))
-
-
 def test_classes_that_anything_tells_are_said_to_rank_nothing() -> None:
     head = LinearHead(20 * torch.eye(6), torch.zeros(6))
     labels = torch.arange(240) % 6
