@@ -77,6 +77,18 @@ def test_an_image_scored_like_the_threshold_is_not_flagged() -> None:
     assert not calibration.is_ood(torch.ones(1), torch.zeros(1).long()).item()
 
 
+@pytest.mark.parametrize(("count", "alike", "doubtful"), [(500, 40, 40), (500, 3, 0), (50, 50, 50)])
+def test_a_threshold_above_which_there_may_be_no_score_is_doubtful(
+    count: int, alike: int, doubtful: int
+) -> None:
+    scores = np.linspace(0.0, 6.0, count)
+    scores[count - alike :] = 6.0
+    doubts = calibrated(scores, Promise(0.05)).doubts(None, None)
+    assert [text.partition(" calibration")[0] for text in doubts] == [
+        f"{doubtful} of {count}"
+    ] * bool(doubtful)
+
+
 def test_order_of_the_calibration_images_does_not_matter() -> None:
     draw = np.random.default_rng(0)
     scores, classes = torch.from_numpy(draw.normal(size=300)), torch.arange(300) % 3

@@ -77,3 +77,4 @@ def test_the_training_images_scored_do_not_depend_on_their_order() -> None:
     assert drawn(many, 0) == drawn(mixed, 0) != drawn(many, 1)
     assert training_sample(many[:50], 0) is not None
     assert len(training_sample(many[:50], 0)) == 50
+    assert len(training_sample(many, 0, most=70)) == 70

@@ -156,7 +156,7 @@ class Calibration:
         return ((counts == 0) & (expected >= 10)).nonzero()[:, 0].tolist()
 
     def doubts(self, training: Sequence[int] | None, names: Sequence[str] | None) -> list[str]:
-        """For which classes the promise does not hold, a sentence each reason.
+        """Where the promise does not hold, or holds of no use, a sentence each reason.
 
         Args:
             training: how many training images were predicted as each class; None if unknown.
@@ -168,6 +168,13 @@ class Calibration:
             return ", ".join(shown) + (", ..." if len(classes) > 10 else "")
 
         doubts = []
+        highest = int((self.scores == self.scores[-1]).sum())
+        if highest > 1 and self.threshold == self.scores[-1]:
+            doubts.append(
+                f"{highest} of {len(self)} calibration images share the highest score, which is "
+                "then the threshold: only images that score higher still are flagged, and there "
+                "may be none. Take another detector, or see why so many images score alike."
+            )
         if absent := self.absent_classes(training):
             doubts.append(
                 f"No calibration image is predicted as {listed(absent)}: calibrate on images of "

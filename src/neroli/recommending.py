@@ -28,6 +28,9 @@ LEVEL = 0.05
 FEW_FOLDS = 5
 """Of fewer groups of classes left out the spread says little."""
 
+FEW_IMAGES = 100
+"""With fewer held-out images the interval of an AUROC near 1 is too narrow."""
+
 TOO_EASY = 0.995
 """Classes left out on which more than half of the detectors reach this AUROC rank nothing."""
 
@@ -96,7 +99,13 @@ def remarks(
     corrupted: ActivationSource | None,
     folds: int,
 ) -> list[str]:
-    """What the comparison rests on, where that is not both stand-ins."""
+    """What the comparison rests on, where that is not both stand-ins or not enough images."""
+    few = []
+    if len(held_out) < FEW_IMAGES:
+        few.append(
+            f"Only {counted(len(held_out), 'held-out image')}: of so few, differences of some "
+            "points are chance, and the intervals of an AUROC near 100% are too narrow."
+        )
     if folds == 0:
         unlabelled = [
             kind
@@ -110,7 +119,8 @@ def remarks(
                 why = "there are held-out images of one class alone"
         return [
             f"Corrupted images alone rank the detectors: no class can be left out, as {why}. They "
-            "say little of OOD images that look like ID ones."
+            "say little of OOD images that look like ID ones.",
+            *few,
         ]
     said = []
     if corrupted is None:
@@ -129,4 +139,4 @@ def remarks(
             f"{len(easy)} of {counted(len(ranked), 'detector')} tell nearly every image of a class "
             "left out: these classes are too easy to rank by, and hardly leave room for a gain."
         )
-    return said
+    return [*said, *few]

@@ -34,7 +34,7 @@ def training_sample(
     if len(train) <= most:
         return train
     keys = [keyed_hashes(batch, "features", seed) for batch in train.batches()]
-    drawn = np.argsort(np.concatenate(keys), kind="stable")[:MOST_SCORED]
+    drawn = np.argsort(np.concatenate(keys), kind="stable")[:most]
     mask = torch.zeros(len(train), dtype=torch.bool)
     mask[torch.from_numpy(drawn)] = True
     return Rows(train, mask)

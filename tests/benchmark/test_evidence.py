@@ -5,8 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.special import ndtri
 
-from neroli.benchmark.evidence import auroc_difference, holm, mean_of, measured_auroc, sample_mean
+from neroli.benchmark.evidence import (
+    Evidence,
+    auroc_difference,
+    holm,
+    mean_of,
+    measured_auroc,
+    sample_mean,
+)
 from neroli.benchmark.proxies import Scores
 
 
@@ -48,3 +56,41 @@ def test_chances_are_corrected_by_holms_procedure() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.6, 0.7]) == [1, 1]
     assert holm([]) == []
+
+
+def equals(draw: np.random.Generator, images: int, apart: float) -> list[Evidence]:
+    """Of two detectors that do equally well, on so many images of each of ten classes.
+
+    Their scores of an image are alike, those of a corrupted image like those of the clean one.
+    """
+    labels = np.repeat(np.arange(10), images)
+
+    def noise() -> np.ndarray:
+        common = draw.normal(size=(len(labels), 1))
+        return np.sqrt(0.7) * common + np.sqrt(0.3) * draw.normal(size=(len(labels), 2))
+
+    clean = noise()
+    spoiled, new = (clean / 2 + np.sqrt(0.75) * noise() + apart for _ in range(2))
+    new += 0.2 * draw.normal(size=(10, 2))[labels]  # some classes are easier, for either detector
+    return [
+        Evidence(
+            tuple(Scores(clean[labels != c, k], new[labels == c, k]) for c in range(10)),
+            Scores(clean[:, k], spoiled[:, k]),
+        )
+        for k in (0, 1)
+    ]
+
+
+def test_intervals_and_chances_over_simulated_choices() -> None:
+    """The interval of the objective is too narrow by little; a false gain on both kinds is rare."""
+    draw = np.random.default_rng(3)
+    apart = np.sqrt(2) * ndtri(0.95)
+    truth = 0.95 / 2 + stats.norm.cdf(apart / np.sqrt(2.04)) / 2
+    covered = found = 0
+    for _ in range(200):
+        one, other = equals(draw, 20, apart)
+        limits = one.objective().interval()
+        covered += limits.low <= truth <= limits.high
+        found += max(each.chance() for each in one.gains_over(other).values()) < 0.05
+    assert 0.85 <= covered / 200 <= 0.98
+    assert found / 200 <= 0.05

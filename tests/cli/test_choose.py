@@ -188,6 +188,7 @@ def test_unreadable_images_are_listed_and_the_exit_code_says_so(
         (["--out", "choice.txt"], "--out takes a .json or .md file, got 'choice.txt'"),
         (["--detectors", "mps"], "There is no detector 'mps': did you mean 'msp'?"),
         (["--detectors", ","], "',' names no detector: give names with commas between"),
+        (["--out", "/proc/there/choice.md"], "Cannot write '/proc/there/choice.md'"),
         (["--detectors", "msp,msp"], "The detector 'msp' is named twice"),
     ],
 )

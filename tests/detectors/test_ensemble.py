@@ -1,6 +1,7 @@
 """Ensembles: standardised scores of members, learned from held-out images by a guard."""
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from conftest import COLOUR_PREPROCESSING, random_activations, write_pictures
 from neroli import Activations, Classifier, Guard, LinearHead, fit
 from neroli.activations import Rows
 from neroli.detectors import KNN, Detector, Energy, Ensemble, MaxLogit, TemperatureScaledMSP, create
-from neroli.errors import InvalidInput
+from neroli.errors import InvalidInput, NeroliWarning, NotEnoughImages
 from neroli.fitting import fit_held_out, learns_held_out
 from networks import colour_loader, colour_tensors, trained_colour_network
 
@@ -63,9 +64,21 @@ def test_a_member_that_does_not_vary_counts_as_zero(
     training: Activations, new: Activations, head: LinearHead
 ) -> None:
     flat = Activations(training.features, training.logits * 0, training.labels)
-    ensemble = Ensemble([MaxLogit(), KNN(k=5)]).fit(flat, head)
+    with pytest.warns(NeroliWarning, match=r"1 of 2 members .* count for nothing .max_logit."):
+        ensemble = Ensemble([MaxLogit(), KNN(k=5)]).fit(flat, head)
     alone = Ensemble([KNN(k=5)]).fit(flat, head)
     torch.testing.assert_close(ensemble.score(new), alone.score(new) / 2)
+
+
+@pytest.mark.parametrize("standardise_on", ["training", "held-out"])
+def test_members_none_of_which_varies_are_refused_as_no_image_could_be_flagged(
+    standardise_on: Literal["training", "held-out"], training: Activations, head: LinearHead
+) -> None:
+    alike = training.select(torch.zeros(50, dtype=torch.long))
+    ensemble = Ensemble(["cadref", "vim"], standardise_on=standardise_on)
+    source = alike if standardise_on == "training" else training
+    with pytest.raises(NotEnoughImages, match="All 2 members .* the 50 images .* alike"):
+        fit_held_out([ensemble.fit(source, head)], alike, head)
 
 
 @pytest.mark.parametrize("bad", [[], "knn", [3], [{"name": 5}], KNN()])
@@ -166,7 +179,8 @@ def test_members_are_described_without_slips() -> None:
 
 def test_a_score_that_varies_by_rounding_alone_counts_as_zero(head: LinearHead) -> None:
     training = random_activations(head, 100)
-    pair = Ensemble([KNN(k=1), "msp"]).fit(training, head)
+    with pytest.warns(NeroliWarning, match=r"nothing .knn.*standardise_on='held-out'"):
+        pair = Ensemble([KNN(k=1), "msp"]).fit(training, head)
     assert pair.score(random_activations(head, 20, seed=3)).abs().max() < 1e3
 
 

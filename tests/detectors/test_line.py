@@ -106,3 +106,10 @@ def test_no_state_has_a_row_for_every_pair_of_classes(
 def test_impossible_settings_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(InvalidInput, match=next(iter(settings))):
         LINe(**settings)
+
+
+def test_a_network_of_one_feature_is_scored_and_explained() -> None:
+    head = LinearHead(torch.tensor([[1.0], [-1.0], [0.5]]), torch.zeros(3))
+    training = random_activations(head, 60)
+    line = LINe().fit(training, head)
+    torch.testing.assert_close(line.shares(training).score, line.score(training))

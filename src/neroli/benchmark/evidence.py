@@ -4,6 +4,9 @@ The objective is the mean of its AUROC over classes left out in turn and of that
 against clean held-out images. Two sources of chance are counted: which classes happen to be new, by
 the spread over the folds, and which images there happen to be, by DeLong's variance of the AUROC on
 corrupted images. Both are paired where two detectors are compared, as they saw the same images.
+
+That the clean images are the same on both kinds of stand-in, and in all folds, is not counted: the
+interval of the objective is a little too narrow. Gains are judged on either kind apart.
 """
 
 from __future__ import annotations

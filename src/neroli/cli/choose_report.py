@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,12 @@ def check_file(path: Path) -> None:
         raise InvalidInput(f"--out takes a .json or .md file, got {str(path)!r}.")
     if path.is_dir():
         raise InvalidInput(f"--out takes a file, and {str(path)!r} is a folder.")
+    folder = next(each for each in path.absolute().parents if each.exists())
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InvalidInput(f"Cannot write {str(path)!r}: {error.strerror or error}.") from None
 
 
 def facts_of(choice: Choice) -> dict[str, Any]:

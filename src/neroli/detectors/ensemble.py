@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
@@ -22,7 +23,7 @@ from neroli.detectors.members import (
     without_members,
 )
 from neroli.detectors.shares import Shares
-from neroli.errors import InvalidInput
+from neroli.errors import InvalidInput, NeroliWarning, NotEnoughImages
 from neroli.fitting import InProgress, Learning, in_step
 from neroli.head import LinearHead
 from neroli.statistics import Count, Reservoir, sampled
@@ -62,8 +63,9 @@ class Ensemble(Detector):
             the images they were fitted on too low: a guard then learns from half of its calibration
             images, as it does anyway where a member learns from these.
 
-    A member whose upper scores do not vary counts as zero. The default members are neroli's default
-    (docs/default.md says how they were chosen).
+    A member whose upper scores do not vary counts as zero, with a warning; if that is so of all,
+    NotEnoughImages is raised. The default members are neroli's default (docs/default.md says how
+    they were chosen).
 
     Source: neroli's own; standardising and averaging scores is common practice.
     """
@@ -113,6 +115,7 @@ class Ensemble(Detector):
 
         yield from in_step([*learners, InProgress(self, count())])
         self.__dict__["members"] = tuple(learner.fitted for learner in learners)
+        self.shrunk = max((m.shrunk for m in self.members if m.shrunk is not None), default=None)
         yield from self._standardise(min(1.0, _SAMPLE / counted[0]))
 
     def learn_held_out(self, head: LinearHead) -> Learning:
@@ -127,6 +130,27 @@ class Ensemble(Detector):
         scores = yield _SomeScores(_MemberScores(self.members), _SAMPLE, share=share)
         self.medians, upper = scores.quantile(scores.new_tensor(_LEVELS), dim=0)
         self.units = upper - self.medians
+        self._check_varies(len(scores))
+
+    def _check_varies(self, images: int) -> None:
+        """Warn of members that count as zero; raise NotEnoughImages if all of them do."""
+        varies = self._varies.tolist()
+        if not any(varies):
+            raise NotEnoughImages(
+                f"All {len(varies)} members of the ensemble score the {images} images that it is "
+                "standardised on alike, so that any image would score zero and none be flagged: "
+                "give more images, and check that the network tells them apart at all."
+            )
+        same = [m.name for m, each in zip(self.members, varies, strict=True) if not each]
+        if same:
+            warnings.warn(
+                f"{len(same)} of {len(varies)} members of the ensemble count for nothing "
+                f"({_listed(same)}), as the upper half of their scores of {images} images is all "
+                "the same: give more images, or standardise_on='held-out' for members that score "
+                "all they were fitted on alike.",
+                NeroliWarning,
+                stacklevel=2,
+            )
 
     def compute(self, batch: Activations) -> Tensor:
         standard = self._standardised(_MemberScores(self.members)(batch)).clamp(_LOW, _HIGH)

@@ -138,7 +138,7 @@ class LINe(Detector):
         """Of the energy of the clipped activations over the weights that are kept."""
         assert self.head is not None
         parts = torch.empty_like(batch.features)
-        ends = torch.empty_like(batch.features[:, :2])
+        ends = batch.features.new_empty(len(batch), 2)
         for rows, clipped, weight in self._by_prediction(batch):
             shares = energy_shares(clipped, LinearHead(weight, self.head.bias))
             parts[rows] = shares.neurons
