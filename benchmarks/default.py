@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,12 +33,12 @@ from default_suites import (
     views_of,
 )
 from layer_relevance import layer_deviations
-from numpy.typing import NDArray
 
+from neroli.benchmark.bootstrap import Resamples, estimate
 from neroli.detectors import DEFAULT, Detector, Views, create
 from neroli.detectors.catalogue import ready_names
 from neroli.errors import NeroliWarning
-from neroli.metrics import auroc, fpr95
+from neroli.metrics import fpr95
 
 LEFT_OUT = ("weiper_kld", "itp", "corp", DEFAULT)
 """Detectors that take minutes, and the default, which is made of the others here."""
@@ -172,8 +172,9 @@ def experiments(singles: Sequence[str]) -> list[Combination]:
     ):
         members = (*RECIPE, extra)
         half = (*(1.0,) * len(RECIPE), 0.5)
+        if extra not in singles:
+            found.append(Combination((extra,), said=f"{said} alone"))
         found += [
-            Combination((extra,), said=f"{said} alone"),
             Combination(members, said=said),
             Combination(members, half, said=f"{said}, half as heavy"),
             Combination(members, rule=raised_by_last, said=f"{said}, where it is beyond 2"),
@@ -190,36 +191,33 @@ def mean_fpr(suite: Scores, combination: Combination) -> float | None:
     return float(np.mean([100 * fpr95(inside, each) for each in outside]))
 
 
-def compared(suite: Scores, ours: Mapping[str, Array], theirs: Mapping[str, Array]) -> Array:
-    """FPR95 and AUROC in %, means over OOD sets, and how much ours exceed theirs.
-
-    Args:
-        suite: the sets.
-        ours: scores by set.
-        theirs: the same of what they are compared with.
+def compared(suite: Scores, baseline: str) -> dict[str, dict[str, list[float]]]:
+    """How well detectors do, and how much better than a baseline.
 
     Returns:
-        ``[2, 4]``: of FPR95 and AUROC ours, the difference, and its 95 % bootstrap interval.
+        By detector and metric (FPR95 and AUROC in %, means over OOD sets) the value, by how much it
+        exceeds the baseline's, and the 95 % bootstrap interval of that.
     """
-    draw = np.random.default_rng(0)
-    sizes = {kind: len(ours[kind]) for kind in ("test", *suite.ood)}
-
-    def figures(rows: Mapping[str, NDArray[Any]]) -> Array:
-        values = []
-        for scores in (ours, theirs):
-            inside = scores["test"][rows["test"]]
-            sets = [scores[kind][rows[kind]] for kind in suite.ood]
-            values.append([np.mean([100 * f(inside, s) for s in sets]) for f in (fpr95, auroc)])
-        return np.array(values)
-
-    whole = figures({kind: np.arange(size) for kind, size in sizes.items()})
-    drawn = [
-        figures({kind: draw.integers(0, size, size) for kind, size in sizes.items()})
-        for _ in range(RESAMPLES)
-    ]
-    differences = np.array([each[0] - each[1] for each in drawn])
-    interval = np.quantile(differences, [0.025, 0.975], axis=0)
-    return np.vstack([whole[0], whole[0] - whole[1], interval]).T
+    sizes = {kind: len(suite.predictions[kind]) for kind in suite.ood}
+    drawn = Resamples(len(suite.predictions["test"]), sizes, resamples=RESAMPLES)
+    found = {
+        label: drawn.evaluate(scores["test"], {kind: scores[kind] for kind in suite.ood})
+        for label, scores in suite.scores.items()
+    }
+    figures: dict[str, dict[str, list[float]]] = {label: {} for label in found}
+    for metric in ("fpr95", "auroc"):
+        values, draws = (
+            {
+                label: 100 * np.mean([getattr(each, metric + kind)[s] for s in suite.ood], axis=0)
+                for label, each in found.items()
+            }
+            for kind in ("_value", "")
+        )
+        for label, value in values.items():
+            difference = value - values[baseline]
+            between = estimate(difference, draws[label] - draws[baseline])
+            figures[label][metric] = [value, difference, between.low, between.high]
+    return figures
 
 
 def chosen(options: argparse.Namespace, found: dict[str, Any]) -> str:
@@ -240,7 +238,7 @@ def chosen(options: argparse.Namespace, found: dict[str, Any]) -> str:
     everywhere = [n for n in names if all(n in suite.scores for suite in suites)]
     alone = {n: [mean_fpr(s, Combination((n,))) or 0.0 for s in suites] for n in everywhere}
     order = sorted(alone, key=lambda name: np.mean(alone[name]))
-    print("| detectors | |", " | ".join(CHOOSING), "| mean | ÷ baseline |")
+    print("| members | what was done |", " | ".join(CHOOSING), f"| mean | ÷ {order[0]} |")
     print("|---|---|" + "---|" * (len(CHOOSING) + 2))
     for combination in experiments(order[:12]):
         values = [mean_fpr(suite, combination) for suite in suites]
@@ -248,7 +246,7 @@ def chosen(options: argparse.Namespace, found: dict[str, Any]) -> str:
         known = [value for value in values if value is not None]
         same = [v for v, value in zip(alone[order[0]], values, strict=True) if value is not None]
         ratio = np.mean(known) / np.mean(same) if known else np.nan
-        members = " + ".join(combination.members)
+        members = " + ".join(combination.members).replace(" + ".join(RECIPE), "the four")
         print(f"| {members} | {combination.said} | {shown} | {np.mean(known):.1f} | {ratio:.2f} |")
         found["choosing"].append(
             {"members": combination.members, "said": combination.said, "fpr95": values}
@@ -264,22 +262,21 @@ def reported(options: argparse.Namespace, baseline: str, found: dict[str, Any]) 
     sums: dict[str, list[float]] = {}
     for name in (*CHOOSING, *REPORTING):
         folder = benchmarked(name, options.data, options.folder)
-        subjects: dict[str, Detector] = {baseline: create(baseline), "the default": create(DEFAULT)}
-        for label in (baseline, DEFAULT):
-            subjects[f"{label}, views"] = Views(label, views_of(name))
+        subjects: dict[str, Detector] = {}
+        for label, detector in ((baseline, baseline), ("the default", DEFAULT)):
+            subjects[label] = create(detector)
+            subjects[f"{label}, views"] = Views(detector, views_of(name))
         suite = scored(folder, subjects)
-        for label in subjects:
-            figures = compared(suite, suite.scores[label], suite.scores[baseline])
+        for label, figures in compared(suite, baseline).items():
             cells = [
-                f"{v:.1f} | {d:+.1f} ({low:+.1f} to {high:+.1f})" for v, d, low, high in figures
+                f"{v:.1f} | {d:+.1f} ({a:+.1f} to {b:+.1f})" for v, d, a, b in figures.values()
             ]
             print(f"| {name} | {label} | {' | '.join(cells)} |", flush=True)
-            row = {"suite": name, "detector": label, "held back": name in REPORTING}
             found["reporting"].append(
-                row | dict(zip(("fpr95", "auroc"), figures.tolist(), strict=True))
+                {"suite": name, "detector": label, "held back": name in REPORTING} | figures
             )
             if name in REPORTING:
-                sums.setdefault(label, []).append(figures[0, 0])
+                sums.setdefault(label, []).append(figures["fpr95"][0])
     for label, values in sums.items():
         ratio = np.mean(values) / np.mean(sums[baseline])
         print(
