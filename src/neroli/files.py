@@ -61,6 +61,11 @@ def text_digest(lines: Iterable[str]) -> str:
     return digest(*(f"{line}\n".encode(errors="surrogateescape") for line in lines)).hex()
 
 
+def checksum(header: str, tensors: Mapping[str, Tensor]) -> str:
+    """The hash of all that a file holds: what it says of itself, and named tensors."""
+    return digest(header.encode(), tensors_digest(tensors).encode()).hex()
+
+
 @contextmanager
 def atomic_path(path: Path, *, private: bool = False) -> Iterator[Path]:
     """A path to write to that takes the place of ``path`` when the block ends well.
