@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -164,6 +165,40 @@ def is_free(folder: Path, marker: str, says: str) -> bool:
         return says in (folder / marker).read_text()
     except (OSError, ValueError):
         return False
+
+
+def remove_own(folder: Path, marker: str | None = None) -> None:
+    """Delete a folder of neroli's, which ``is_free`` takes for its own until the end.
+
+    What cannot be deleted stays.
+
+    Args:
+        folder: the folder.
+        marker: as of ``is_free``; goes after all else but the lock.
+    """
+    last = [folder / name for name in (marker, LOCK) if name is not None]
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path in last:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            _unlinked(path)
+    for path in last:
+        _unlinked(path)
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def drop_temporaries(path: Path) -> None:
+    """Delete what killed processes left beside a file that they were writing, and nobody is now."""
+    for temporary in path.parent.glob(f".{glob.escape(path.name[:60])}.*.tmp{path.suffix}"):
+        _unlinked(temporary)
+
+
+def _unlinked(path: Path) -> None:
+    with suppress(OSError):  # it may be held, which matters on Windows
+        path.unlink(missing_ok=True)
 
 
 def _umask() -> int:
