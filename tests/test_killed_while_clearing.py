@@ -23,14 +23,13 @@ def test_a_folder_is_neroli_s_own_until_it_is_gone(tmp_path: Path) -> None:
         for name in ("0.parquet", "key", "z.parquet", LOCK):
             (folder / name).write_text("x")
         (folder / "block").mkdir(exist_ok=True)
-        try:
-            with killed_at(number):
-                remove_own(folder, "key")
-        except Killed:
-            assert is_free(folder, "key", "")
-            assert (folder / "key").exists() or not list(folder.glob("*.parquet"))
-        else:
+        for name in ("head.safetensors", "store.json", LOCK):
+            (folder / "block" / name).write_text("x")
+        with suppress(Killed), killed_at(number):
+            remove_own(folder)
             break
+        assert is_free(folder, "key", "")
+        assert is_free(folder / "block", "store.json", "schema_version")
     assert not folder.exists()
 
 
@@ -93,6 +92,30 @@ def test_a_merge_that_was_killed_while_clearing_goes_on_and_leaves_nothing(
         shutil.rmtree(single)
     assert {"cleared", "again"} <= kinds
     assert not partial.exists()
+
+
+def test_a_fit_that_was_killed_while_clearing_goes_on_and_leaves_nothing(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, partial = tmp_path / "g", tmp_path / "g.partial"
+    command = fit_arguments(pictures, out, "--detector", "energy")
+    done(command)
+    single = out.rename(tmp_path / "single")
+    clear = fit_run.FitRun._clear
+    for number in range(1, 40):
+
+        def killed(self: fit_run.FitRun, number: int = number) -> None:
+            with killed_at(number):
+                clear(self)
+
+        with suppress(Killed), monkeypatch.context() as patched:
+            patched.setattr(fit_run.FitRun, "_clear", killed)
+            done(command)
+            break
+        done(command)
+        assert_same_guard(single, out)
+        assert not partial.exists()
+    assert 8 < number < 39
 
 
 def test_blocks_that_were_being_deleted_do_not_stop_the_next_run(tmp_path: Path) -> None:

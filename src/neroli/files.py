@@ -167,25 +167,18 @@ def is_free(folder: Path, marker: str, says: str) -> bool:
         return False
 
 
-def remove_own(folder: Path, marker: str | None = None) -> None:
-    """Delete a folder of neroli's, which ``is_free`` takes for its own until the end.
+def remove_own(folder: Path) -> None:
+    """Delete a folder of neroli's and those in it, each of which ``is_free`` until it is gone.
 
     What cannot be deleted stays.
-
-    Args:
-        folder: the folder.
-        marker: as of ``is_free``; goes after all else but the lock.
     """
-    last = [folder / name for name in (marker, LOCK) if name is not None]
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path in last:
-            continue
+    lock = folder / LOCK
+    for path in folder.iterdir() if folder.is_dir() else ():
         if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
+            remove_own(path)
+        elif path != lock:
             _unlinked(path)
-    for path in last:
-        _unlinked(path)
+    _unlinked(lock)
     with suppress(OSError):
         folder.rmdir()
 

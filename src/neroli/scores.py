@@ -141,7 +141,7 @@ class ScoreTable:
         self.flush()
         summary = joined_tables(self._parts, self.path, self._manifest)
         with self._lock:
-            remove_own(self._partial, "key")
+            remove_own(self._partial)
         return summary
 
     def _resume(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,7 @@ from neroli.data.sources import ImageSource
 from neroli.detectors import Detector, create
 from neroli.errors import InvalidInput, NeroliWarning, NotFitted
 from neroli.extraction import extract, find_head, with_classes
-from neroli.files import LOCK
+from neroli.files import LOCK, remove_own
 from neroli.fitting import learns_held_out
 from neroli.guard import Guard
 from neroli.head import LinearHead
@@ -273,7 +272,7 @@ class FitRun:
         given = {self.options.train.resolve(), self.options.calibration.resolve()}
         for path in (self.folder / PARTS, *self.folder.glob(f"{PASS}*")):
             if path.resolve() not in given:  # where an interrupted run left it
-                shutil.rmtree(path, ignore_errors=True)
+                remove_own(path)
         if self.options.store is not None:
             (self.folder / FILE).unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # it may be held, which matters on Windows

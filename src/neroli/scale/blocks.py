@@ -84,7 +84,7 @@ class BlockFolder:
 
     def remove(self) -> None:
         """Delete the folder, when the blocks are joined."""
-        remove_own(self.path, "key")
+        remove_own(self.path)
 
     def __enter__(self) -> Self:
         return self

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Collection
 from pathlib import Path
 from typing import Literal, Self
@@ -12,7 +11,7 @@ import pydantic
 
 from neroli import __version__
 from neroli.errors import ArtefactError, InvalidInput
-from neroli.files import LOCK, atomic_path, drop_temporaries, text_digest
+from neroli.files import LOCK, atomic_path, drop_temporaries, remove_own, text_digest
 from neroli.models import anchored
 from neroli.scale.partition import Shard, shards
 
@@ -168,7 +167,7 @@ def clear_merged(folder: Path, keep: Collection[Path] = ()) -> None:
     for kind in ("training", "calibration"):
         path = folder / kind
         if path.resolve() not in keep:
-            shutil.rmtree(path, ignore_errors=True)
+            remove_own(path)
     drop_temporaries(folder / FILE)
     with contextlib.suppress(OSError):  # something may be held, or of the user's
         (folder / LOCK).unlink(missing_ok=True)
