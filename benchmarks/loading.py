@@ -60,9 +60,10 @@ def decoding(count: int) -> None:
             write_jpegs(Path(folder), count, size)
             source = ImageFolder(folder)
             loaded = count / seconds(lambda s=source: [0 for _ in s.batches(IMAGENET, 32)])
-            some = ImageFolder(folder).subset(range(96))
+            few = min(96, count)
+            some = ImageFolder(folder).subset(range(few))
             classifier(torch.randn(2, 3, 224, 224))
-            both = 96 / seconds(lambda s=some: [0 for _ in stream(classifier, s, batch_size=32)])
+            both = few / seconds(lambda s=some: [0 for _ in stream(classifier, s, batch_size=32)])
             print(
                 f"JPEG {size[0]}x{size[1]} ({name}): loader alone {loaded:.0f} images/s, "
                 f"{loaded / forward:.1f} x the network; both together {both:.1f} images/s, "

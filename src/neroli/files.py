@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -59,6 +60,11 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
 def text_digest(lines: Iterable[str]) -> str:
     """The hash of lines of text in order, as hexadecimal text."""
     return digest(*(f"{line}\n".encode(errors="surrogateescape") for line in lines)).hex()
+
+
+def checksum(header: str, tensors: Mapping[str, Tensor]) -> str:
+    """The hash of all that a file holds: what it says of itself, and named tensors."""
+    return digest(header.encode(), tensors_digest(tensors).encode()).hex()
 
 
 @contextmanager
@@ -159,6 +165,33 @@ def is_free(folder: Path, marker: str, says: str) -> bool:
         return says in (folder / marker).read_text()
     except (OSError, ValueError):
         return False
+
+
+def remove_own(folder: Path) -> None:
+    """Delete a folder of neroli's and those in it, each of which ``is_free`` until it is gone.
+
+    What cannot be deleted stays.
+    """
+    lock = folder / LOCK
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.is_dir() and not path.is_symlink():
+            remove_own(path)
+        elif path != lock:
+            _unlinked(path)
+    _unlinked(lock)
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def drop_temporaries(path: Path) -> None:
+    """Delete what killed processes left beside a file that they were writing, and nobody is now."""
+    for temporary in path.parent.glob(f".{glob.escape(path.name[:60])}.*.tmp{path.suffix}"):
+        _unlinked(temporary)
+
+
+def _unlinked(path: Path) -> None:
+    with suppress(OSError):  # it may be held, which matters on Windows
+        path.unlink(missing_ok=True)
 
 
 def _umask() -> int:

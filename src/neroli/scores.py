@@ -6,7 +6,6 @@ While a run lasts its rows lie in ``OUT.partial/``; at the end they become the t
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ import pyarrow.parquet
 from neroli.artefact import Manifest
 from neroli.data.sources import Failure
 from neroli.errors import ArtefactError, InvalidInput
-from neroli.files import atomic_path, is_free, locked
+from neroli.files import atomic_path, drop_temporaries, is_free, locked, remove_own
 from neroli.verdicts import GuardedBatch
 
 if TYPE_CHECKING:
@@ -142,7 +141,7 @@ class ScoreTable:
         self.flush()
         summary = joined_tables(self._parts, self.path, self._manifest)
         with self._lock:
-            shutil.rmtree(self._partial, ignore_errors=True)
+            remove_own(self._partial)
         return summary
 
     def _resume(self) -> None:
@@ -212,6 +211,7 @@ def joined_tables(parts: Sequence[Path], path: Path, manifest: Manifest) -> Summ
     images, flagged = 0, 0
     failures: list[Failure] = []
     schema = SCHEMA.with_metadata({"neroli_guard": manifest.model_dump_json()})
+    drop_temporaries(path)
     with atomic_path(path) as out, table_writer(out, path.suffix, schema) as writer:
         for part in parts:
             table = pa.parquet.read_table(part).cast(schema)

@@ -23,7 +23,7 @@ from neroli.data.preprocessing import Preprocessing
 from neroli.data.sources import Content, Failure
 from neroli.errors import ArtefactError, InvalidInput
 from neroli.execution import Execution
-from neroli.files import atomic_path, digest, tensors_digest
+from neroli.files import atomic_path, checksum
 from neroli.head import LinearHead
 
 SCHEMA_VERSION = 1
@@ -107,7 +107,7 @@ class ShardContent:
         header = json.dumps({"end": self.end, "ids": self.ids, "failures": named})
         tensors = {name: tensor.contiguous() for name, tensor in self.tensors.items()}
         with atomic_path(path) as temporary:
-            save_file(tensors, temporary, {"shard": header, "checksum": _checksum(header, tensors)})
+            save_file(tensors, temporary, {"shard": header, "checksum": checksum(header, tensors)})
 
 
 class Shard:
@@ -169,8 +169,8 @@ class Shard:
     def checksum(self) -> str | None:
         """The hash of all that it held when it was written; earlier versions wrote none."""
         with safe_open(self.path, "pt") as file:
-            checksum: str | None = file.metadata().get("checksum")
-        return checksum
+            said: str | None = file.metadata().get("checksum")
+        return said
 
     def is_unchanged(self) -> bool | None:
         """Whether all its bytes are as they were written; None if it has no checksum to tell by."""
@@ -178,7 +178,7 @@ class Shard:
             header = file.metadata()["shard"]
             tensors = {name: file.get_tensor(name) for name in self.names}
         said = self.checksum
-        return None if said is None else _checksum(header, tensors) == said
+        return None if said is None else checksum(header, tensors) == said
 
     def _of(self, kind: str) -> list[str]:
         return sorted(name for name in self.names if name.startswith(kind))
@@ -288,8 +288,3 @@ def read_manifest(folder: Path, *, or_none: bool = False) -> StoreManifest | Non
             f"{SCHEMA_VERSION} this neroli reads: upgrade neroli."
         )
     return manifest
-
-
-def _checksum(header: str, tensors: Mapping[str, Tensor]) -> str:
-    """The hash of all that a shard holds."""
-    return digest(header.encode(), tensors_digest(tensors).encode()).hex()

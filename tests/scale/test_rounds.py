@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -97,18 +98,36 @@ def test_passes_that_were_not_gathered_in_rounds_are_made_in_one_process(
         assert_equal(found, single)
 
 
-@pytest.mark.parametrize("damaged", [1, 2])
+def truncated(content: bytes) -> bytes:
+    return content[:-9]
+
+
+def one_bit_changed(content: bytes) -> bytes:
+    """A bit of a tensor's values, which no format notices."""
+    return content[:-20] + bytes([content[-20] ^ 64]) + content[-19:]
+
+
+@pytest.mark.parametrize("damage", [truncated, one_bit_changed])
+@pytest.mark.parametrize(("damaged", "file"), [(1, "shard-3"), (2, "shard-3"), (1, "merged")])
 def test_passes_of_damaged_files_are_made_in_one_process(
-    damaged: int, job: Job, training: Activations, head: LinearHead, tmp_path: Path
+    damaged: int,
+    file: str,
+    damage: Callable[[bytes], bytes],
+    job: Job,
+    training: Activations,
+    head: LinearHead,
+    tmp_path: Path,
 ) -> None:
     single = fit(head_only(), training, head)
     for shard in shards(COUNT) * 2:
         gather = Round(Passes(tmp_path, job), tmp_path, shard).gathered
         with pytest.raises(PassGathered):
             fit(head_only(), GatheringStore(tmp_path / "training", gather), head)
-    file = tmp_path / f"pass-{damaged}" / f"shard-{COUNT}.safetensors"
-    file.write_bytes(file.read_bytes()[:-9])
-    (tmp_path / f"pass-{damaged}" / "merged.safetensors").unlink(missing_ok=True)
+    folder = tmp_path / f"pass-{damaged}"
+    path = folder / f"{file}.safetensors"
+    path.write_bytes(damage(path.read_bytes()))
+    if file != "merged":
+        (folder / "merged.safetensors").unlink(missing_ok=True)
     remaining = Remaining(Passes(tmp_path, job), ActivationStore(tmp_path / "training")).gathered
     with pytest.warns(NeroliWarning, match=f"are damaged .*: pass {damaged} and those"):
         found = fit(head_only(), GatheringStore(tmp_path / "training", remaining), head)

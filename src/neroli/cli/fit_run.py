@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,7 @@ from neroli.data.sources import ImageSource
 from neroli.detectors import Detector, create
 from neroli.errors import InvalidInput, NeroliWarning, NotFitted
 from neroli.extraction import extract, find_head, with_classes
-from neroli.files import LOCK
+from neroli.files import LOCK, remove_own
 from neroli.fitting import learns_held_out
 from neroli.guard import Guard
 from neroli.head import LinearHead
@@ -28,7 +27,7 @@ from neroli.models import model_source
 from neroli.scale.blocks import divisible
 from neroli.scale.distributed import DistributedActivations, Workers
 from neroli.scale.gathering import Gather, GatheringStore
-from neroli.scale.job import FILE, FitOptions, Job
+from neroli.scale.job import FILE, MERGED, FitOptions, Job, clear_merged
 from neroli.scale.partition import PARTS, Partition, Shard, check_none_missing
 from neroli.scale.rounds import PASS
 from neroli.store import ActivationStore
@@ -263,23 +262,25 @@ class FitRun:
             check_compiler(classifier.device)
 
     def _clear(self) -> None:
-        """Drop what was only of use on the way."""
+        """Drop what was only of use on the way; killed in it, the same command goes on.
+
+        While ``job.json`` is there the joined stores are too, of which the fit can be done again;
+        when it is called ``merged.json`` a merge deletes the rest.
+        """
         if not self._in_shards and (self.folder / FILE).exists():
             return  # a fit in shards was begun there meanwhile
-        (self.folder / FILE).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # it may be held, which matters on Windows
-            (self.folder / LOCK).unlink()
-        passing = [self.folder / PARTS, *self.folder.glob(f"{PASS}*")]
-        if self.options.store is None:
-            passing += [self.folder / "training", self.folder / "calibration"]
         given = {self.options.train.resolve(), self.options.calibration.resolve()}
-        for path in passing:
-            if path.resolve() in given:  # where an interrupted run left them
-                continue
-            shutil.rmtree(path, ignore_errors=True)
-        if self.options.store is None:
-            with contextlib.suppress(OSError):  # something of the user's is in it
-                self.folder.rmdir()
+        for path in (self.folder / PARTS, *self.folder.glob(f"{PASS}*")):
+            if path.resolve() not in given:  # where an interrupted run left it
+                remove_own(path)
+        if self.options.store is not None:
+            (self.folder / FILE).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it may be held, which matters on Windows
+                (self.folder / LOCK).unlink()
+            return
+        with contextlib.suppress(FileNotFoundError):
+            (self.folder / FILE).replace(self.folder / MERGED)
+        clear_merged(self.folder, keep=given)
 
 
 def _divisible(images: ImageSource | ActivationStore, path: Path) -> Pictures:

@@ -54,13 +54,19 @@ def merge(
         from neroli.cli.fit_report import report_fit
         from neroli.cli.fit_run import FitRun
         from neroli.files import locked
-        from neroli.scale.job import Job
+        from neroli.scale.job import FILE, MERGED, Job, clear_merged
         from neroli.scale.partition import Shard
         from neroli.scale.rounds import Passes, Remaining
         from neroli.store import ActivationStore
 
         folder = folder.absolute()
         part = None if shard is None else Shard.parse(shard)
+        if part is None and (folder / MERGED).exists() and not (folder / FILE).exists():
+            with locked(folder, "merge of"):
+                clear_merged(folder)
+            said = f"The fit in {str(folder)!r} is merged already: what was left of it is deleted."
+            emit(as_json, {"folder": str(folder), "merged_already": True}, lambda: said)
+            return
         job = Job.read(folder)
         if part is not None:
             facts = _round(folder, job, part, batch_size, device)

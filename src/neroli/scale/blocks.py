@@ -15,7 +15,7 @@ from neroli.data.pictures import Pictures
 from neroli.data.sources import ImageSource
 from neroli.data.tables import Columns
 from neroli.errors import ArtefactError, InvalidInput
-from neroli.files import atomic_path, is_free, locked, text_digest
+from neroli.files import atomic_path, is_free, locked, remove_own, text_digest
 
 BLOCK_SIZE = 1024
 """Images in a block: as many as in a shard of an activation store."""
@@ -84,7 +84,7 @@ class BlockFolder:
 
     def remove(self) -> None:
         """Delete the folder, when the blocks are joined."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        remove_own(self.path)
 
     def __enter__(self) -> Self:
         return self

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal, Self
 
@@ -9,12 +11,14 @@ import pydantic
 
 from neroli import __version__
 from neroli.errors import ArtefactError, InvalidInput
-from neroli.files import atomic_path, text_digest
+from neroli.files import LOCK, atomic_path, drop_temporaries, remove_own, text_digest
 from neroli.models import anchored
 from neroli.scale.partition import Shard, shards
 
 SCHEMA_VERSION = 1
 FILE = "job.json"
+MERGED = "merged.json"
+"""What the file is called when the guard is saved and the activations are being deleted."""
 
 
 class InputOptions(pydantic.BaseModel):
@@ -151,6 +155,24 @@ class Job(pydantic.BaseModel):
             f"The job in {str(folder)!r} has schema {version}, newer than the {SCHEMA_VERSION} "
             "this neroli reads: upgrade neroli."
         )
+
+
+def clear_merged(folder: Path, keep: Collection[Path] = ()) -> None:
+    """Delete the activations of a fit whose guard is saved, and its folder if that is then empty.
+
+    Args:
+        folder: of the fit.
+        keep: stores that stay, resolved.
+    """
+    for kind in ("training", "calibration"):
+        path = folder / kind
+        if path.resolve() not in keep:
+            remove_own(path)
+    drop_temporaries(folder / FILE)
+    with contextlib.suppress(OSError):  # something may be held, or of the user's
+        (folder / LOCK).unlink(missing_ok=True)
+        (folder / MERGED).unlink(missing_ok=True)
+        folder.rmdir()
 
 
 class _Version(pydantic.BaseModel):

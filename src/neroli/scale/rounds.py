@@ -2,7 +2,8 @@
 
 ``FOLDER/pass-K/shard-I.safetensors`` holds what the statistics of pass K have gathered on shard I,
 ``merged.safetensors`` beside it that of all shards together. What a pass asks for is not kept:
-detectors ask again when they are given the results of the passes before.
+detectors ask again when they are given the results of the passes before. Each file carries a
+checksum of what it holds.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from neroli.accumulators import merge, packed, unpack
 from neroli.errors import ArtefactError, NeroliWarning
-from neroli.files import atomic_path, text_digest
+from neroli.files import atomic_path, checksum, text_digest
 from neroli.fitting import gather, take_in
 from neroli.scale.job import Job
 from neroli.scale.partition import Shard, part_path
@@ -148,14 +149,18 @@ class Passes:
         return {shard: "" if part is None else part.key for shard, part in found.items()}
 
     def _write(self, path: Path, header: _Header, statistics: Sequence[Statistic[Any]]) -> None:
+        tensors, said = packed(statistics), header.model_dump_json()
         with atomic_path(path) as temporary:
-            save_file(packed(statistics), temporary, {_HEADER: header.model_dump_json()})
+            save_file(tensors, temporary, {_HEADER: said, "checksum": checksum(said, tensors)})
 
     def _read(self, path: Path, expected: _Header) -> dict[str, Tensor]:
         try:
             with safe_open(path, "pt") as file:
-                header = _Header.model_validate_json((file.metadata() or {})[_HEADER])
+                about = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            header = _Header.model_validate_json(about[_HEADER])
+            if about["checksum"] != checksum(about[_HEADER], tensors):
+                raise ValueError("bytes have changed since they were written")
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise UnusableFile(
                 f"The statistics {str(path)!r} are damaged ({error})",
