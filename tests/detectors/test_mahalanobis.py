@@ -86,6 +86,26 @@ def test_fewer_images_than_features_are_shrunk(head: LinearHead) -> None:
         np.testing.assert_allclose(detector.fit(few, head).score(batch), expected, rtol=1e-8)
 
 
+@pytest.mark.parametrize("images", [25, 30, 48, 90])
+def test_few_images_give_distances_near_those_of_the_true_covariance(images: int) -> None:
+    """Of barely more images than features the smallest variances come out far too small."""
+    draw = torch.Generator().manual_seed(0)
+    head = LinearHead(torch.zeros(1, 24, dtype=torch.float64))
+    spread = torch.linspace(0.2, 2, 24, dtype=torch.float64)
+    known, new = (
+        Activations.from_features(
+            spread * torch.randn(count, 24, generator=draw, dtype=torch.float64),
+            head,
+            torch.zeros(count, dtype=torch.long),
+        )
+        for count in (images, 500)
+    )
+    true = (new.features / spread).square().sum(dim=1).median()
+    assert 0.3 < Mahalanobis().fit(known, head).score(new).median() / true < 1.7
+    plain = Mahalanobis(shrinkage=0).fit(known, head).score(new).median() / true
+    assert plain > 1.3
+
+
 def test_no_shrinkage_leaves_a_dead_neuron_out(training: Activations, head: LinearHead) -> None:
     dead = torch.cat([training.features[:, :23], torch.zeros(len(training), 1)], dim=1)
     data = Activations.from_features(dead.double(), head, training.labels)

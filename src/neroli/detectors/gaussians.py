@@ -14,6 +14,10 @@ from neroli.moments import Gaussian, Moments
 SINGULAR = 1e-12
 """Variances below this share of the largest are rounding of features stored in float32."""
 
+_ENOUGH = 4
+"""Images a feature from which a covariance is taken as it is. Of about one, its smallest variances
+come out far too small: relative Mahalanobis on a DenseNet had an AUROC of 52 %, shrunk of 89 %."""
+
 
 def within_classes(total: Gaussian, classes: Moments) -> Gaussian:
     """The Gaussian around the class means: total covariance minus that of the means."""
@@ -36,8 +40,9 @@ def whitening(gaussian: Gaussian, shrinkage: float | None, floor: Tensor) -> tup
     Args:
         gaussian: whose covariance S is whitened.
         shrinkage: S becomes ``(1 - shrinkage) S + shrinkage tr(S)/D I``; 0 leaves directions
-            without variance out, as a pseudo-inverse does; None shrinks only a singular S (fewer
-            images than features, dead neurons), by the amount of Chen et al. 2010 (OAS).
+            without variance out, as a pseudo-inverse does; None shrinks S only if it is singular
+            (dead neurons) or of fewer than four images a feature, by the amount of Chen et al. 2010
+            (OAS).
         floor: variances up to here are rounding; if all are, S counts as I.
     """
     variances, directions = torch.linalg.eigh(gaussian.covariance)
@@ -47,7 +52,8 @@ def whitening(gaussian: Gaussian, shrinkage: float | None, floor: Tensor) -> tup
     average = variances.mean()
     singular = variances <= torch.maximum(SINGULAR * variances[-1], floor)
     if shrinkage is None:
-        shrinkage = _oracle_approximating(variances, gaussian.count) if singular.any() else 0.0
+        rough = gaussian.count < _ENOUGH * len(variances) or singular.any()
+        shrinkage = _oracle_approximating(variances, gaussian.count) if rough else 0.0
     if shrinkage > 0:
         variances = (1 - shrinkage) * variances + shrinkage * average
     else:

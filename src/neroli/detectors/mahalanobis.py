@@ -33,10 +33,10 @@ class Mahalanobis(Detector):
     weights of layers. A class without any image is left out.
 
     Args:
-        shrinkage: S is mixed with ``tr(S)/D I`` in this share; None mixes only where S is singular
-            (a variance below 1e-12 of the largest: fewer images than features, dead neurons), in
-            the share of Chen et al. 2010 (OAS), and 0 never, but leaves directions without
-            variance out. Images that are all the same give Euclidean distances.
+        shrinkage: S is mixed with ``tr(S)/D I`` in this share; None mixes only of fewer than
+            four images a feature or where S is singular (a variance below 1e-12 of the largest:
+            dead neurons), in the share of Chen et al. 2010 (OAS), and 0 never, but leaves
+            directions without variance out. Images that are all the same give Euclidean distances.
         labels: class means over the "true" or over the "predicted" class.
 
     Source: Lee et al., NeurIPS 2018, arXiv 1807.03888, eq. 1 and 2. Compared with the scores of
