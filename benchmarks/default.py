@@ -259,7 +259,7 @@ def reported(options: argparse.Namespace, baseline: str, found: dict[str, Any]) 
     """Print the default beside the baseline, first where it was chosen, then where it was not."""
     print("| suite | detector | FPR95 | less baseline's | AUROC | less baseline's |")
     print("|---|---|---|---|---|---|")
-    sums: dict[str, list[float]] = {}
+    held_back: dict[str, dict[str, float]] = {}
     for name in (*CHOOSING, *REPORTING):
         folder = benchmarked(name, options.data, options.folder)
         subjects: dict[str, Detector] = {}
@@ -276,12 +276,18 @@ def reported(options: argparse.Namespace, baseline: str, found: dict[str, Any]) 
                 {"suite": name, "detector": label, "held back": name in REPORTING} | figures
             )
             if name in REPORTING:
-                sums.setdefault(label, []).append(figures["fpr95"][0])
-    for label, values in sums.items():
-        ratio = np.mean(values) / np.mean(sums[baseline])
-        print(
-            f"held back, {label}: mean FPR95 {np.mean(values):.2f}, {ratio:.3f} of the baseline's"
-        )
+                held_back.setdefault(label, {})[name] = figures["fpr95"][0]
+    for label, ours in held_back.items():
+        theirs = held_back[baseline]
+        others = ", ".join(f"{_ratio(ours, theirs, name):.2f} without {name}" for name in ours)
+        whole = f"{_ratio(ours, theirs):.2f} of the baseline's"
+        print(f"held back, {label}: mean FPR95 {whole} ({others})")
+
+
+def _ratio(ours: dict[str, float], theirs: dict[str, float], without: str = "") -> float:
+    """Of mean FPR95, over all suites but one."""
+    names = [name for name in ours if name != without]
+    return sum(ours[name] for name in names) / sum(theirs[name] for name in names)
 
 
 def main() -> None:
