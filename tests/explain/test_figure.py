@@ -84,8 +84,7 @@ def test_it_says_what_is_known_and_what_is_not() -> None:
     assert "frame 12.png: out of distribution, predicted polyp (probability 0.81)" in text
     assert "score 2, threshold 1.5, p-value 0.012" in text
     assert "50% is missing" in text and "neuron 1 (silent)" in text and "--keep-examples" in text
-    assert "+1.2 (75%)" in text and "-0.1" in text
-    assert "not known" in said(**CASES["no shares"]).replace("\n", " ")
+    assert text.count("\n50%") == 2 and "of the difference" in text  # neurons 0 and 1; 2 and 3 none
     assert "there is no rule" in said(**CASES["gradients"])
     text = said(**CASES["thumbnails"])
     assert "examples of neuron 0" in text

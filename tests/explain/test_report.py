@@ -62,7 +62,7 @@ def test_it_says_what_the_explanation_says(guard: Guard, tmp_path: Path) -> None
     explanation = given.explanation(examples=WITH_PICTURES)
     found = page(guard, tmp_path / "r.html", [explanation])
     assert explanation.summary in found.text
-    for part in ("2", "1 ± 0.5", "+1.2", "75%", "silent: its usual", "+0.5: a rest", "dd" * 6):
+    for part in ("2", "1 ± 0.5", "+1.2", "50%", "silent: its usual", "+0.5: a rest", "dd" * 6):
         assert part in found.text
     assert "What the network was given" in found.text
     assert "cc" * 6 not in found.text  # the kept images of the neuron are shown, not named

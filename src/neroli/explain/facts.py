@@ -54,7 +54,7 @@ class NeuronRow:
 
     Attributes:
         share: what it adds to the score; None where that is not known.
-        part: that as a part of all that neurons add to the score, 0 to 1; None if it adds nothing.
+        part: of all that differs from the usual what is of this neuron, 0 to 1.
     """
 
     neuron: int
@@ -63,20 +63,17 @@ class NeuronRow:
     spread: float
     active: bool
     share: float | None
-    part: float | None
+    part: float
 
 
 def neuron_rows(explanation: Explanation, most: int | None = None) -> list[NeuronRow]:
     """The neurons that differ most, at most so many of those that the explanation names."""
     neurons = explanation.neurons
     count = explanation.top if most is None else min(most, explanation.top)
-    added = 0.0 if neurons.shares is None else float(neurons.shares.neurons[0].clamp(min=0).sum())
-
-    def part(share: float | None) -> float | None:
-        return None if share is None or share <= 0 else share / added
-
+    size = neurons.deviation[0].abs()
+    parts = size / (float(size.sum()) or 1.0)
     return [
-        NeuronRow(**figures, part=part(figures["share"]))
+        NeuronRow(**figures, part=float(parts[figures["neuron"]]))
         for figures in neurons.to_dict(0, count)["top"]
     ]
 

@@ -139,14 +139,9 @@ def _neurons(axes: Axes, rows: Sequence[NeuronRow], explanation: Explanation) ->
     _write(axes, 0.5, 1.02, heading, axes.transAxes, ha="center", va="bottom", fontsize=10)
     axes.set_xlabel("evidence: left of zero, it speaks against the class", fontsize=9)
     axes.legend(fontsize=9, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
-    if explanation.neurons.shares is None:
-        note = "What each neuron adds\nto the score is not\nknown of this detector."
-        _write(axes, 1.03, 0.98, note, axes.transAxes, va="top", fontsize=9, color="0.3")
-        return
-    _write(axes, 1.03, 1.02, "adds to the score", axes.transAxes, va="bottom", fontsize=9)
+    _write(axes, 1.03, 1.02, "of the difference", axes.transAxes, va="bottom", fontsize=9)
     for place, row in enumerate(rows):
-        part = "" if row.part is None else f" ({wording.percentage(row.part)})"
-        text = f"{row.share:+.3g}{part}"
+        text = wording.percentage(row.part)
         _write(axes, 1.03, place, text, axes.get_yaxis_transform(), va="center", fontsize=9)
 
 
