@@ -2,10 +2,10 @@
 
     python benchmarks/serving.py [--seconds 20] [--clients 16] [--requests 20000]
 
-A ResNet-20 guard on loopback, one process with one network worker; 32x32 PNG files, one in a
-request, by clients in threads that keep their connections. With micro-batching (the default) and
-without (batches of one, no waiting); then at saturation, with more clients than the queue holds;
-then the memory of the server over many requests.
+A ResNet-20 guard with the default detector on loopback, one process with one network worker; 32x32
+PNG files, one in a request, by clients in threads that keep their connections. With micro-batching
+(the default) and without (batches of one, no waiting); then at saturation, with more clients than
+the queue holds; then the memory of the server over many requests.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def fitted_guard(folder: Path) -> Path:
     shared, out = shared_data(), folder / "guard"
     with np.load(shared / "data" / "cifar10_test.npz") as data:
         np.savez(folder / "held-out.npz", images=data["images"][:2000])
-    command = neroli("fit", "--model", "neroli.models.cifar:resnet20", "--detector", "nero")
+    command = neroli("fit", "--model", "neroli.models.cifar:resnet20")
     command += ["--weights", str(shared / WEIGHTS), *NORMALISE, "--out", str(out)]
     command += ["--train", str(shared / "data" / "cifar10_train10k.npz")]
     command += ["--calibration", str(folder / "held-out.npz")]
