@@ -55,12 +55,34 @@ def test_a_server_told_to_stop_finishes_what_it_accepted(
     assert [answer.status_code for answer in answers] == [200] * 3
     expected = Guard.load(saved_guard, trained_colour_network())([file])
     told = [answer.json()["results"][0]["score"] for answer in answers]
-    assert told == pytest.approx([float(expected.score[0])] * 3, rel=1e-5)
+    assert told == pytest.approx([float(expected.score[0])] * 3, abs=1e-4)
     with sqlite3.connect(records) as database:
         kept = {identity for (identity,) in database.execute("SELECT id FROM record")}
     assert kept == {answer.json()["results"][0]["id"] for answer in answers}
     assert log.count("path=/v1/score status=200 images=1") == 3
     assert "Traceback" not in log and file.name not in log
+
+
+def test_it_says_which_records_it_goes_on_with(
+    saved_guard: Path, pictures: Path, tmp_path: Path
+) -> None:
+    """A path that was mistyped shows as records without images."""
+    body = as_json(next((pictures / "new").iterdir()).read_bytes())
+    said = []
+    for _ in range(2):
+        with process(saved_guard, tmp_path / "records.sqlite") as (server, client):
+            assert server.stdout is not None
+            ready, records = server.stdout.readline(), server.stdout.readline()
+            assert ready.startswith("Ready: ")
+            said.append(records)
+            client.until_ready()
+            assert client.post("/v1/score", json=body).status_code == 200
+            server.send_signal(signal.SIGTERM)
+            assert server.wait(timeout=60) == 0
+    assert [text.partition(", ")[2] for text in said] == [
+        f"{count} images of this guard so far.\n" for count in (0, 1)
+    ]
+    assert repr(str(tmp_path / "records.sqlite")) in said[0]
 
 
 def test_a_guard_of_another_model_is_never_ready(saved_guard: Path, tmp_path: Path) -> None:

@@ -124,9 +124,10 @@ def serve(
             for doubt in drift.doubts():
                 typer.echo(f"neroli: warning: {doubt}", err=True)
             state.open(loaded, opened, drift)
-            typer.echo(
-                f"Ready: {manifest.detector.name}, guard version {state.engine.guard_version}."
-            )
+            version = state.engine.guard_version
+            typer.echo(f"Ready: {manifest.detector.name}, guard version {version}.")
+            known = opened.decisions(version).images
+            typer.echo(f"Records: {str(records)!r}, {known:,} images of this guard so far.")
 
         serve_it(settings, load, lambda at: typer.echo(f"Listening on {at} (Ctrl-C stops it)."))
 
