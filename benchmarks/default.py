@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -182,13 +182,18 @@ def experiments(singles: Sequence[str]) -> list[Combination]:
     return found
 
 
-def mean_fpr(suite: Scores, combination: Combination) -> float | None:
-    """In %, over the OOD sets; None where a member has no scores."""
+def fprs(suite: Scores, combination: Combination) -> dict[str, float] | None:
+    """FPR95 in % by OOD set; None where a member has no scores."""
     if any(member not in suite.scores for member in combination.members):
         return None
     inside = combination.scores(suite, "test")
-    outside = [combination.scores(suite, kind) for kind in suite.ood]
-    return float(np.mean([100 * fpr95(inside, each) for each in outside]))
+    return {kind: 100 * fpr95(inside, combination.scores(suite, kind)) for kind in suite.ood}
+
+
+def mean_fpr(suite: Scores, combination: Combination) -> float | None:
+    """The mean of these over the OOD sets."""
+    found = fprs(suite, combination)
+    return None if found is None else float(np.mean(list(found.values())))
 
 
 def compared(suite: Scores, baseline: str) -> dict[str, dict[str, list[float]]]:
@@ -206,18 +211,18 @@ def compared(suite: Scores, baseline: str) -> dict[str, dict[str, list[float]]]:
     }
     figures: dict[str, dict[str, list[float]]] = {label: {} for label in found}
     for metric in ("fpr95", "auroc"):
-        values, draws = (
-            {
-                label: 100 * np.mean([getattr(each, metric + kind)[s] for s in suite.ood], axis=0)
-                for label, each in found.items()
-            }
-            for kind in ("_value", "")
-        )
-        for label, value in values.items():
-            difference = value - values[baseline]
+        values = {label: _mean(getattr(each, f"{metric}_value")) for label, each in found.items()}
+        draws = {label: _mean(getattr(each, metric)) for label, each in found.items()}
+        for label in found:
+            difference = values[label] - values[baseline]
             between = estimate(difference, draws[label] - draws[baseline])
-            figures[label][metric] = [value, difference, between.low, between.high]
+            figures[label][metric] = [values[label], difference, between.low, between.high]
     return figures
+
+
+def _mean(by_set: Mapping[str, Any]) -> Any:
+    """In %, over OOD sets: of values, or of every resample ``[R]``."""
+    return 100 * np.mean(list(by_set.values()), axis=0)
 
 
 def chosen(options: argparse.Namespace, found: dict[str, Any]) -> str:
@@ -248,8 +253,9 @@ def chosen(options: argparse.Namespace, found: dict[str, Any]) -> str:
         ratio = np.mean(known) / np.mean(same) if known else np.nan
         members = " + ".join(combination.members).replace(" + ".join(RECIPE), "the four")
         print(f"| {members} | {combination.said} | {shown} | {np.mean(known):.1f} | {ratio:.2f} |")
+        sets = {suite.suite: fprs(suite, combination) for suite in suites}
         found["choosing"].append(
-            {"members": combination.members, "said": combination.said, "fpr95": values}
+            {"members": combination.members, "said": combination.said, "fpr95": sets}
         )
     print(f"\n{len(everywhere)} detectors alone, of which the best twelve are shown.\n", flush=True)
     return order[0]

@@ -90,7 +90,7 @@ class Scores:
 
 def scored(folder: Path, detectors: Mapping[str, Detector]) -> Scores:
     """Detectors fitted on a suite's training images, and their scores of all its images."""
-    stores = _stores(folder)
+    stores = stores_of(folder)
     train, failures = stores["train"], {}
     first = {kind: next(iter(store.batches(1))) for kind, store in stores.items()}
     scores: dict[str, dict[str, Array]] = {}
@@ -115,11 +115,11 @@ def scored(folder: Path, detectors: Mapping[str, Detector]) -> Scores:
 
 def layers_of(folder: Path) -> tuple[str, ...]:
     """The layers that a suite's activations are tapped at."""
-    first = next(iter(_stores(folder)["test"].batches(1)))
+    first = next(iter(stores_of(folder)["test"].batches(1)))
     return tuple(sorted({tap.partition(":")[0] for tap in first.taps}))
 
 
-def _stores(folder: Path) -> dict[str, ActivationStore]:
+def stores_of(folder: Path) -> dict[str, ActivationStore]:
     """The activations of a suite's training, test and OOD images."""
     sets = json.loads((folder / "results.json").read_text())["sets"]
     roles = {each["name"]: each["role"] for each in sets}

@@ -144,7 +144,6 @@ def test_single_precision_names_and_infinities_are_kept(head: LinearHead, tmp_pa
     for example in (
         LargestImages("features", 3),
         Reservoir("features", 50),
-        SampledMean("features", share=0.5),
         Reservoir("logits", 3),
     ):
         direct, fresh = copy.deepcopy(example), copy.deepcopy(example)

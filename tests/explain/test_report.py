@@ -59,10 +59,22 @@ def test_it_can_be_heard_and_found_through(guard: Guard, tmp_path: Path) -> None
 
 
 def test_it_says_what_the_explanation_says(guard: Guard, tmp_path: Path) -> None:
-    explanation = given.explanation(examples=WITH_PICTURES)
+    differing = given.neurons(
+        [4.0, 0.0, 1.0, 0.5], [1.0, 1.0, 1.0, 0.5], [1.2, 0.4, 0.0, -0.1], [True, False] * 2
+    )
+    explanation = given.explanation(neurons=differing, examples=WITH_PICTURES)
     found = page(guard, tmp_path / "r.html", [explanation])
     assert explanation.summary in found.text
-    for part in ("2", "1 ± 0.5", "+1.2", "50%", "silent: its usual", "+0.5: a rest", "dd" * 6):
+    for part in (
+        "4",
+        "1 ± 0.5",
+        "+1.2",
+        "75%",
+        "Of the difference",
+        "silent: its usual",
+        "+0.5: a rest",
+        "dd" * 6,
+    ):
         assert part in found.text
     assert "What the network was given" in found.text
     assert "cc" * 6 not in found.text  # the kept images of the neuron are shown, not named

@@ -87,8 +87,9 @@ class Neurons:
         """The neurons that differ most from what is usual, ``[N, count]``, the largest first.
 
         Not those with the largest shares: what makes a score high is mostly evidence that is weaker
-        than usual, and a neuron that is silent has no share in an energy. Of the detectors whose
-        score is a sum over neurons none falls as fast in the order of its shares (docs/benchmarks).
+        than usual, and a neuron that is silent has no share in an energy. In the order of shares
+        scores fall no faster, LINe's and the energy not even as fast as in a random one
+        (docs/benchmarks.md).
         """
         order = self.deviation.abs().argsort(dim=1, descending=True, stable=True)
         return order[:, :count]
